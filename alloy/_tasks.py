@@ -1,0 +1,114 @@
+"""Threads and tasks that have an owner."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+from anyio import from_thread
+from anyio.lowlevel import current_token
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+__all__ = ["background", "last_words", "run_in_thread", "stuck_threads"]
+
+T = TypeVar("T")
+
+_abandoned: set[threading.Thread] = set()
+
+
+class _Call:
+    """A function called in a thread of its own."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.done = anyio.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self._function = function
+        self._token = current_token()
+        self._context = contextvars.copy_context()
+
+    def run(self) -> None:
+        try:
+            self.value = self._context.run(self._function)
+        except BaseException as error:  # noqa: BLE001  whoever awaits the call gets it
+            self.error = error
+        finally:
+            _abandoned.discard(threading.current_thread())
+        try:
+            from_thread.run_sync(self.done.set, token=self._token)
+        except RuntimeError:
+            return  # the event loop has gone, and with it whoever waited
+
+
+async def run_in_thread(function: Callable[..., T], /, *args: Any, name: str = "alloy worker") -> T:
+    """Calls a blocking function without blocking the event loop.
+
+    Each call has a daemon thread of its own: the pools of asyncio and anyio wait for their threads when the interpreter
+    exits, so one stuck call would hang the process. A call whose waiter is cancelled goes on by itself, since a thread can't
+    be stopped; it is counted in `stuck_threads` until it ends.
+
+    Args:
+        function: what to call, with `args`.
+        name: the thread's name, for whoever looks at a stack dump.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        BaseException: whatever the function raises.
+    """
+    call = _Call(functools.partial(function, *args))
+    thread = threading.Thread(target=call.run, name=name, daemon=True)
+    thread.start()
+    try:
+        await call.done.wait()
+    except BaseException:
+        if thread.is_alive():
+            _abandoned.add(thread)
+        raise
+    if call.error is not None:
+        raise call.error
+    return call.value  # type: ignore[no-any-return]  what the function returned, of the type it returns
+
+
+def stuck_threads() -> tuple[str, ...]:
+    """The names of threads whose caller has given up on them and that still run."""
+    return tuple(sorted(thread.name for thread in list(_abandoned) if thread.is_alive()))
+
+
+@asynccontextmanager
+async def background(function: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Runs `function` in a task while the body runs, and cancels it when the body ends.
+
+    Unlike a bare task group it lets the body's own exception through as it is, not inside an ExceptionGroup. `function`
+    must not raise.
+    """
+    raised: BaseException | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(function)
+        try:
+            yield
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001  raised again below
+            raised = error
+        group.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
+
+
+async def last_words(function: Callable[[], Awaitable[T]], *, within: float) -> T | None:
+    """Awaits `function` even if the surroundings are cancelled, for at most `within` seconds.
+
+    Returns:
+        What it returns, or None where the time didn't suffice.
+    """
+    with anyio.move_on_after(within, shield=True):
+        return await function()
+    return None

@@ -1,0 +1,370 @@
+"""Every exception that Alloy raises.
+
+AlloyError
+├── ConfigurationError (ValueError)      something asked for that can't be, found before any request is sent
+│   ├── UnknownOptionError (TypeError)   an option that nobody knows
+│   ├── InvalidOptionError               an option with a wrong value
+│   ├── UnknownProviderError             a provider string that names nobody
+│   ├── MissingKeyError                  no API key
+│   ├── MissingExtraError (ImportError)  an optional dependency that isn't installed
+│   ├── ToolDefinitionError              a tool that no model can be given
+│   └── EmptyPromptError                 nothing to say
+├── HistoryError (ValueError)            messages that no API accepts
+├── ProviderError                        the model's side failed: what kind, and whether to try again
+├── ToolError                            raised by a tool: its text goes to the model
+├── Halt                                 raised by middleware: stop here, keep what was done
+├── DeadlineExceededError (TimeoutError) the run's `timeout` passed
+├── RunError                             a run failed or was halted; carries the Result and the cause
+├── RequestCancelledError                the request whose result is awaited was cancelled
+├── AgentBusyError                       the agent is busy and queues nothing
+├── QueueFullError                       the agent's queue is full
+└── AgentClosedError                     the agent takes no more requests
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from alloy.result import Result
+
+__all__ = [
+    "AgentBusyError",
+    "AgentClosedError",
+    "AlloyError",
+    "ConfigurationError",
+    "DeadlineExceededError",
+    "EmptyPromptError",
+    "ErrorKind",
+    "Halt",
+    "HistoryError",
+    "HistoryProblem",
+    "InvalidOptionError",
+    "MissingExtraError",
+    "MissingKeyError",
+    "ProviderError",
+    "QueueFullError",
+    "RequestCancelledError",
+    "RunError",
+    "ToolDefinitionError",
+    "ToolError",
+    "UnknownOptionError",
+    "UnknownProviderError",
+]
+
+ErrorKind = Literal[
+    "rate_limited",
+    "overloaded",
+    "server_error",
+    "timeout",
+    "network",
+    "context_overflow",
+    "quota",
+    "auth",
+    "invalid_request",
+    "refused",
+    "unknown",
+]
+"""What went wrong at the provider, in one word."""
+
+_RETRYABLE: frozenset[str] = frozenset({"rate_limited", "overloaded", "server_error", "timeout", "network"})
+
+
+class AlloyError(Exception):
+    """The root of everything that Alloy raises on purpose."""
+
+
+class ConfigurationError(AlloyError, ValueError):
+    """Something was asked for that can't be; raised before any request is sent."""
+
+
+class UnknownOptionError(ConfigurationError, TypeError):
+    """An option that nobody knows.
+
+    Attributes:
+        option: the name that was given.
+        known: every name that would do.
+    """
+
+    def __init__(self, option: str, known: Iterable[str]) -> None:
+        self.option = option
+        self.known = tuple(sorted(known))
+        near = difflib.get_close_matches(option, self.known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(self.known)}"
+        super().__init__(f"unknown option {option!r}{hint}")
+
+
+class InvalidOptionError(ConfigurationError):
+    """An option with a wrong value.
+
+    Attributes:
+        option: its name.
+        expected: what it takes.
+        value: what was given.
+    """
+
+    def __init__(self, option: str, expected: str, value: object) -> None:
+        self.option = option
+        self.expected = expected
+        self.value = value
+        super().__init__(f"option {option!r} takes {expected}, not {_shown(value)}")
+
+
+class UnknownProviderError(ConfigurationError):
+    """A provider string that names nobody.
+
+    Attributes:
+        provider: the string that was given.
+        known: every vendor that would do.
+    """
+
+    def __init__(self, provider: str, known: Iterable[str]) -> None:
+        self.provider = provider
+        self.known = tuple(sorted(known))
+        vendor = provider.partition(":")[0]
+        near = difflib.get_close_matches(vendor, self.known, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else "."
+        super().__init__(
+            f"no provider is called {vendor!r}{hint} Write 'vendor:model' with one of {', '.join(self.known)}; "
+            "for any other host pass an object, such as alloy.providers.ChatCompletions(model, base_url=...)"
+        )
+
+
+class MissingKeyError(ConfigurationError):
+    """No API key was given, and none stands in the environment.
+
+    Attributes:
+        provider: whose key is missing.
+        variables: the environment variables that were looked at.
+    """
+
+    def __init__(self, provider: str, variables: Sequence[str]) -> None:
+        self.provider = provider
+        self.variables = tuple(variables)
+        super().__init__(f"no API key for {provider!r}: set {' or '.join(self.variables)}, or pass api_key=...")
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """An optional dependency isn't installed.
+
+    Attributes:
+        extra: the extra that brings it.
+        command: what to type to have it.
+    """
+
+    def __init__(self, extra: str, command: str, *, why: str) -> None:
+        self.extra = extra
+        self.command = command
+        super().__init__(f"{why}; install it with: {command}")
+
+
+class ToolDefinitionError(ConfigurationError):
+    """A tool that no model can be given.
+
+    Attributes:
+        tool: its name.
+        problem: what is wrong with it, and what to do.
+    """
+
+    def __init__(self, tool: str, problem: str) -> None:
+        self.tool = tool
+        self.problem = problem
+        super().__init__(f"tool {tool!r}: {problem}")
+
+
+class EmptyPromptError(ConfigurationError):
+    """There is nothing to say: no prompt, or a blank one, and no messages that wait for an answer."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing to send: give a prompt that isn't blank, or messages that end with the user's turn")
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryProblem:
+    """One reason why an API would refuse a history.
+
+    Attributes:
+        index: which message, from 0.
+        rule: the rule's short name, such as ``unanswered_call``.
+        detail: what is wrong there.
+    """
+
+    index: int
+    rule: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"message {self.index}: {self.detail} ({self.rule})"
+
+
+class HistoryError(AlloyError, ValueError):
+    """Messages that no API accepts.
+
+    Attributes:
+        problems: everything that is wrong, first message first.
+    """
+
+    def __init__(
+        self, problems: Sequence[HistoryProblem], *, cure: str = "alloy.repair_history() makes it sendable"
+    ) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems)) + "; " + cure)
+
+
+class ProviderError(AlloyError):
+    """The model's side failed.
+
+    Attributes:
+        message: what the provider said, with keys taken out.
+        kind: what it means, in one word; see `ErrorKind`.
+        status: the HTTP status, if there was one.
+        code: the provider's own code, if it sent one.
+        retry_after: how long the provider asks to wait, in seconds.
+        provider: which provider.
+        model: which model.
+        request_id: the provider's id of the request, for its support.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: ErrorKind = "unknown",
+        status: int | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        provider: str | None = None,
+        model: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        if kind not in get_args(ErrorKind):
+            raise InvalidOptionError("kind", f"one of {', '.join(get_args(ErrorKind))}", kind)
+        self.message = message
+        self.kind: ErrorKind = kind
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
+        self.provider = provider
+        self.model = model
+        self.request_id = request_id
+        super().__init__(message)
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.kind in _RETRYABLE
+
+    def __str__(self) -> str:
+        where = ":".join(part for part in (self.provider, self.model) if part)
+        facts = [self.kind]
+        if self.status is not None:
+            facts.append(f"HTTP {self.status}")
+        if self.code and self.code not in (self.kind, str(self.status)):
+            facts.append(self.code)
+        if self.retry_after is not None:
+            facts.append(f"retry after {self.retry_after:g} s")
+        return f"{where + ': ' if where else ''}{self.message} [{', '.join(facts)}]"
+
+
+class ToolError(AlloyError):
+    """Raise it in a tool to tell the model, in its words, what went wrong; the run goes on."""
+
+
+class Halt(AlloyError):  # noqa: N818  it reads as what it does: raise Halt("over budget")
+    """Raise it in middleware to stop the run here; work done so far is kept.
+
+    Attributes:
+        reason: why, for whoever awaits the run.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class DeadlineExceededError(AlloyError, TimeoutError):
+    """The run's `timeout` passed.
+
+    Attributes:
+        timeout: the limit, in seconds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        super().__init__(f"the run took longer than its timeout of {timeout:g} seconds")
+
+
+class RunError(AlloyError):
+    """A run failed or was halted.
+
+    Attributes:
+        result: what was done all the same: history, usage, tool calls. `result.messages` can be continued from.
+        cause: the error that ended it; also the `__cause__`.
+    """
+
+    def __init__(self, result: Result, cause: BaseException) -> None:
+        self.result = result
+        self.cause = cause
+        super().__init__(f"the run {result.status}: {str(cause) or type(cause).__name__}")
+        self.__cause__ = cause
+
+
+class RequestCancelledError(AlloyError):
+    """The request whose result is awaited was cancelled.
+
+    Attributes:
+        request_id: which one.
+        result: what was done until then, if it had begun.
+    """
+
+    def __init__(self, request_id: str, result: Result | None = None) -> None:
+        self.request_id = request_id
+        self.result = result
+        super().__init__(f"request {request_id!r} was cancelled")
+
+
+class AgentBusyError(AlloyError):
+    """The agent is busy and queues nothing (`max_pending=0`).
+
+    Attributes:
+        agent: its name or id.
+    """
+
+    def __init__(self, agent: str) -> None:
+        self.agent = agent
+        super().__init__(f"agent {agent!r} is busy; wait for it, or let it queue requests with max_pending")
+
+
+class QueueFullError(AlloyError):
+    """The agent's queue is full.
+
+    Attributes:
+        agent: its name or id.
+        max_pending: how many requests it queues.
+    """
+
+    def __init__(self, agent: str, max_pending: int) -> None:
+        self.agent = agent
+        self.max_pending = max_pending
+        super().__init__(f"agent {agent!r} has {max_pending} requests waiting already; try again later")
+
+
+class AgentClosedError(AlloyError):
+    """The agent takes no more requests.
+
+    Attributes:
+        agent: its name or id.
+    """
+
+    def __init__(self, agent: str) -> None:
+        self.agent = agent
+        super().__init__(f"agent {agent!r} is closed; start a new one")
+
+
+def _shown(value: Any) -> str:
+    text = f"{type(value).__name__} {value!r}" if isinstance(value, str | int | float | bool) else type(value).__name__
+    return text if len(text) <= 120 else text[:117] + "..."

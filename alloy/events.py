@@ -1,0 +1,142 @@
+"""Envelopes: what happens during a run, in one shape for everybody who watches.
+
+The names are frozen: they are the catalogue below, and nothing else is ever sent.
+
+================== ==============================================================================================
+event              payload
+================== ==============================================================================================
+run_start          provider, model, tools (names)
+turn_start         (nothing)
+text_delta         text
+thinking_delta     text
+tool_call_delta    index, id, name, arguments (a piece of the JSON text)
+tool_start         id, name, arguments
+tool_progress      id, name, text
+tool_end           id, name, text, is_error, start_event_seq, duration_ms, error (its type, or None)
+turn_end           stop_reason, text, usage, start_event_seq, duration_ms, error (its type, or None)
+retry              attempt, delay_s, error
+compaction         before_tokens, after_tokens, kept, dropped
+request_queued     position
+request_cancelled  reason
+response           status, text, stop_reason, usage, turns, tool_calls (how many), error (type, message), start_event_seq, duration_ms
+lagged             missed (how many envelopes), first_seq, last_seq
+runtime_event      kind, and what belongs to it
+================== ==============================================================================================
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["EVENT_NAMES", "Emitter", "Envelope", "EventName", "Sink"]
+
+EventName: TypeAlias = Literal[
+    "compaction",
+    "lagged",
+    "request_cancelled",
+    "request_queued",
+    "response",
+    "retry",
+    "run_start",
+    "runtime_event",
+    "text_delta",
+    "thinking_delta",
+    "tool_call_delta",
+    "tool_end",
+    "tool_progress",
+    "tool_start",
+    "turn_end",
+    "turn_start",
+]
+EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
+"""Every event there is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """One thing that happened.
+
+    Attributes:
+        v: the version of this shape.
+        seq: its number; strictly increasing within a run.
+        correlation_id: the request that it belongs to.
+        turn: in which turn, from 1; 0 before the first.
+        ts_ms: when, in milliseconds since the epoch.
+        event: what.
+        payload: what belongs to it, JSON-ready; see the table at the top of this module.
+        agent_id: the agent, if one runs the request.
+    """
+
+    v: int = 1
+    seq: int
+    correlation_id: str
+    turn: int
+    ts_ms: int
+    event: EventName
+    payload: Mapping[str, Any]
+    agent_id: str | None = None
+
+    def to_json(self) -> bytes:
+        """The envelope as one line of JSON, without the line's end."""
+        from pydantic_core import to_json  # noqa: PLC0415  what doesn't write JSON doesn't pay for it
+
+        return to_json(self, fallback=repr)
+
+
+Sink: TypeAlias = "Callable[[Envelope], None]"
+"""Takes envelopes; must not block, and can't be awaited."""
+
+
+class Emitter:
+    """Numbers and stamps envelopes and hands them to a sink.
+
+    Args:
+        correlation_id: the request's id.
+        sink: where they go; None if nobody watches.
+        agent_id: the agent, if one runs the request.
+        clock: seconds since the epoch.
+    """
+
+    __slots__ = ("_clock", "_sink", "agent_id", "correlation_id", "seq", "turn")
+
+    def __init__(
+        self,
+        correlation_id: str,
+        sink: Sink | None = None,
+        *,
+        agent_id: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.correlation_id = correlation_id
+        self.agent_id = agent_id
+        self.seq = 0
+        self.turn = 0
+        self._sink = sink
+        self._clock = clock
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody gets the envelopes."""
+        return self._sink is not None
+
+    def emit(self, event: EventName, /, **payload: Any) -> int:
+        """Sends one envelope and returns its number."""
+        self.seq += 1
+        if self._sink is not None:
+            self._sink(
+                Envelope(
+                    seq=self.seq,
+                    correlation_id=self.correlation_id,
+                    turn=self.turn,
+                    ts_ms=int(self._clock() * 1000),
+                    event=event,
+                    payload=payload,
+                    agent_id=self.agent_id,
+                )
+            )
+        return self.seq

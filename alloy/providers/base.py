@@ -1,0 +1,151 @@
+"""What a provider is: the words in which the loop asks and is answered, whatever the wire says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+from alloy.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from alloy.messages import Message
+    from alloy.result import StopReason
+
+__all__ = [
+    "Completion",
+    "Delta",
+    "Provider",
+    "ProviderItem",
+    "Request",
+    "TextDelta",
+    "ThinkingDelta",
+    "ToolCallDelta",
+    "ToolSpec",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as a model sees it.
+
+    Attributes:
+        name: what the model calls it by.
+        description: what it does and when to use it.
+        input_schema: JSON schema of the arguments, an object.
+        options: what a vendor can be told besides, such as ``{"strict": True}``.
+    """
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One question to a model.
+
+    Attributes:
+        messages: the history; it isn't changed while the request runs.
+        system: the system prompt, if any.
+        tools: the tools that the model may call.
+        stream: whether somebody watches the deltas; if not, a provider may fetch the answer whole.
+    """
+
+    messages: Sequence[Message]
+    system: str | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    stream: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer's text, never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    """A piece of the model's reasoning, never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call.
+
+    Attributes:
+        index: which call of this answer, from 0.
+        id: the call's id, as far as known.
+        name: the tool, as far as known.
+        arguments: a piece of the arguments' JSON text; may be empty.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+Delta: TypeAlias = TextDelta | ThinkingDelta | ToolCallDelta
+"""A piece of an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The end of an answer, and all of it.
+
+    Attributes:
+        message: the assistant's message; its content may be empty where the model said nothing.
+        stop_reason: why the model stopped.
+        usage: what it took.
+        raw_stop_reason: the vendor's own word for `stop_reason`.
+        detail: what the vendor says about it, such as the reason of a refusal.
+    """
+
+    message: Message
+    stop_reason: StopReason
+    usage: Usage = Usage(requests=1)
+    raw_stop_reason: str | None = None
+    detail: str | None = None
+
+
+ProviderItem: TypeAlias = Delta | Completion
+"""What a provider's stream gives: deltas, then one completion."""
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """Anything that can answer a `Request`.
+
+    A provider may also be an async context manager. A run enters it before its first request and leaves it at its end, so
+    whatever is expensive to have (connections, a server) is there in between; it must bear being entered again while entered.
+    Enter it yourself to keep that longer than one run.
+    """
+
+    @property
+    def name(self) -> str:
+        """Who answers, such as ``openai``."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """Which model answers."""
+        ...
+
+    def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[ProviderItem]]:
+        """Asks the model.
+
+        Returns:
+            A context manager; what it gives yields any number of deltas and then exactly one `Completion`. Leaving it early
+            ends the request. Without a listener (``request.stream`` is false) there may be no deltas.
+
+        Raises:
+            ProviderError: on entering or while iterating. An answer that ends without its end is an error, too.
+        """
+        ...
