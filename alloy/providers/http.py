@@ -1,0 +1,515 @@
+"""Talking HTTP to a provider: the shared client, one request, and what goes wrong on the way. The only user of httpx."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol, Self
+from urllib.parse import urlsplit
+
+import anyio
+from anyio.lowlevel import RunVar
+from pydantic_core import from_json, to_json
+
+from alloy._tasks import last_words, run_in_thread
+from alloy.errors import InvalidOptionError, ProviderError
+from alloy.messages import TextBlock, ThinkingBlock, ToolUseBlock
+from alloy.providers.base import TextDelta, ThinkingDelta, ToolCallDelta
+from alloy.providers.errors import error_from_response
+from alloy.providers.sse import EventParser
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+
+    import httpx
+
+    from alloy.messages import Message
+    from alloy.providers.base import Completion, Delta, ProviderItem
+    from alloy.providers.sse import ServerEvent
+
+__all__ = ["Decoder", "Endpoint", "Reply", "Secret", "lease_client", "origin", "scrub"]
+
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 600.0
+"""How long a model may be silent, in seconds: some think for minutes before the first byte."""
+
+MAX_BODY = 64 * 1024 * 1024
+"""How long an answer that isn't streamed may get, in bytes."""
+MAX_STREAM = 512 * 1024 * 1024
+"""How long a whole stream may get, in bytes; each token costs a few hundred."""
+MAX_ERROR_BODY = 1024 * 1024
+
+_LAST_WORDS = 2.0
+_DRAIN = 0.25
+
+
+# --- Secrets ---------------------------------------------------------------------------------------------------------
+
+
+class Secret:
+    """An API key that doesn't show itself.
+
+    Args:
+        value: the key; blanks around it, as a file's last newline, are dropped.
+        prefix: what stands before it in its header, such as ``Bearer``.
+
+    Raises:
+        InvalidOptionError: no header can carry it.
+    """
+
+    __slots__ = ("_prefix", "_value")
+
+    def __init__(self, value: str, prefix: str = "") -> None:
+        self._value = value.strip()
+        self._prefix = prefix
+        if not (self._value.isascii() and self._value.isprintable()):
+            raise InvalidOptionError("api_key", "printable ASCII characters", object())
+
+    def reveal(self) -> str:
+        """The key itself."""
+        return self._value
+
+    @property
+    def header(self) -> str:
+        """What its header says."""
+        return f"{self._prefix} {self._value}" if self._prefix else self._value
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
+def scrub(text: str, secrets: Iterable[Secret]) -> str:
+    """`text` without the keys; what is shorter than 8 characters is a placeholder, not a key."""
+    for secret in secrets:
+        if len(secret.reveal()) >= 8:
+            text = text.replace(secret.reveal(), "[key]")
+    return text
+
+
+def origin(adapter: str, base_url: str, key: Secret | None) -> str:
+    """A fingerprint of who answers: signed and opaque blocks are only good where it is the same.
+
+    Args:
+        adapter: the wire protocol.
+        base_url: the endpoint.
+        key: the account's key; it can't be told from the fingerprint.
+    """
+    parts = "\0".join((adapter, base_url.rstrip("/"), key.reveal() if key else ""))
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+# --- The shared client -----------------------------------------------------------------------------------------------
+
+
+class _Shared:
+    """The client of one event loop, and how many hold it."""
+
+    def __init__(self) -> None:
+        self.holders = 0
+        self.lock = anyio.Lock()
+        self.client: httpx.AsyncClient | None = None
+
+
+_shared: RunVar[_Shared] = RunVar("alloy_http_client")
+_loading = threading.Lock()
+_ssl_context: ssl.SSLContext | None = None
+
+
+@asynccontextmanager
+async def lease_client() -> AsyncGenerator[httpx.AsyncClient]:
+    """Gives the event loop's one HTTP client, and closes it when the last holder leaves.
+
+    Whoever holds it longer keeps connections warm for everybody. It speaks through the environment's proxies, but never to
+    this machine through one; it follows no redirects and keeps no cookies.
+    """
+    client = await _acquire()
+    try:
+        yield client
+    finally:
+        await _release()
+
+
+async def _acquire() -> httpx.AsyncClient:
+    shared = _shared.get(None)
+    if shared is None:
+        shared = _Shared()
+        _shared.set(shared)
+    shared.holders += 1
+    try:
+        async with shared.lock:
+            if shared.client is None:
+                shared.client = _new_client(await run_in_thread(_load, name="alloy tls"))
+            return shared.client
+    except BaseException:
+        await _release()
+        raise
+
+
+async def _release() -> None:
+    shared = _shared.get()
+    shared.holders -= 1
+    if not shared.holders and shared.client is not None:
+        client, shared.client = shared.client, None
+        await last_words(client.aclose, within=_LAST_WORDS)
+
+
+def _load() -> ssl.SSLContext:
+    """Imports httpx and reads the certificates, once per process; a quarter of a second that blocks."""
+    global _ssl_context  # noqa: PLW0603  one per process is what it is for
+    with _loading:
+        if _ssl_context is None:
+            import httpx  # noqa: PLC0415  only who talks HTTP pays for it
+
+            _ssl_context = httpx.create_ssl_context()
+        return _ssl_context
+
+
+def _new_client(context: ssl.SSLContext) -> httpx.AsyncClient:
+    from http.cookiejar import CookieJar, DefaultCookiePolicy  # noqa: PLC0415  as httpx
+
+    import httpx  # noqa: PLC0415  loaded by now
+
+    here = ("localhost", "127.0.0.1", "[::1]")
+    return httpx.AsyncClient(
+        verify=context,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=45.0),
+        mounts={f"all://{host}": None for host in here},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        follow_redirects=False,
+    )
+
+
+# --- One request -----------------------------------------------------------------------------------------------------
+
+
+class Decoder(Protocol):
+    """What an adapter makes of one answer; pure, made anew for each request."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream's terminal event has come, after which nothing follows."""
+        ...
+
+    def feed(self, event: ServerEvent) -> Iterable[Delta]:
+        """Takes the stream's next event.
+
+        Raises:
+            ProviderError: it is an error, or makes no sense.
+        """
+        ...
+
+    def end(self) -> Completion:
+        """Takes the stream's end.
+
+        Raises:
+            ProviderError: it ended before its terminal event (kind ``network``).
+        """
+        ...
+
+    def whole(self, document: Any) -> Completion:
+        """Takes an answer that came as one JSON document.
+
+        Raises:
+            ProviderError: it is an error, or no answer.
+        """
+        ...
+
+
+class Reply:
+    """A response with a good status, whose body hasn't been read.
+
+    Attributes:
+        status: the HTTP status.
+        headers: its headers, their names in lower case.
+    """
+
+    __slots__ = ("_response", "headers", "status")
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+
+    @property
+    def media_type(self) -> str:
+        """The body's media type without parameters; empty where the server doesn't say."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def request_id(self) -> str | None:
+        """The provider's id of the request."""
+        names = ("x-request-id", "request-id", "apim-request-id", "cf-ray")
+        return next((self.headers[name] for name in names if self.headers.get(name)), None)
+
+    async def chunks(self, *, limit: int = MAX_STREAM) -> AsyncGenerator[bytes]:
+        """The body as it comes, decompressed.
+
+        Raises:
+            ProviderError: the connection broke, was silent for too long, or sent more than `limit` bytes.
+        """
+        import httpx  # noqa: PLC0415  loaded by now
+
+        size = 0
+        try:
+            async for chunk in self._response.aiter_bytes():
+                size += len(chunk)
+                if size > limit:
+                    raise ProviderError(f"the answer is longer than {limit} bytes", kind="unknown", status=self.status)
+                yield chunk
+        except httpx.RequestError as error:
+            raise _broken(error) from None
+
+    async def read(self, *, limit: int = MAX_BODY) -> bytes:
+        """The whole body; raises as `chunks` does."""
+        async with aclosing(self.chunks(limit=limit)) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+
+
+class Endpoint:
+    """Where an adapter sends its requests, and as whom.
+
+    It is an async context manager, and may be entered again while entered: connections stay open in between.
+
+    Args:
+        base_url: the API's address, without a query; what `post` is given is put behind it.
+        provider: who answers, for errors.
+        model: which model, for errors.
+        headers: sent with every request; a `Secret` among them is taken out of error texts.
+        timeout: how long the server may be silent, in seconds.
+        client: a client to use instead of the shared one; it is never closed.
+
+    Raises:
+        InvalidOptionError: the address is none, or holds a password.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        provider: str,
+        model: str,
+        headers: Mapping[str, str | Secret],
+        timeout: float = READ_TIMEOUT,
+        client: httpx.AsyncClient | None = None,
+    ) -> None:
+        self.base_url = _checked(base_url)
+        self.provider = provider
+        self.model = model
+        self._headers = {name.lower(): value for name, value in headers.items()}
+        self._timeout = timeout
+        self._client = client
+
+    async def __aenter__(self) -> Self:
+        if self._client is None:
+            await _acquire()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._client is None:
+            await _release()
+
+    @asynccontextmanager
+    async def ask(
+        self, path: str, body: bytes, decoder: Decoder, *, stream: bool
+    ) -> AsyncGenerator[AsyncIterator[ProviderItem]]:
+        """Sends a request and has the answer decoded.
+
+        Args:
+            path: what to put behind the base URL.
+            body: the request, as JSON.
+            decoder: makes the answer's items.
+            stream: whether the request asks for a stream; whichever way the server answers is understood.
+
+        Returns:
+            A context manager with the answer's items; leaving it ends the request.
+
+        Raises:
+            ProviderError: on entering or while iterating.
+        """
+        async with (
+            self.post(path, body, stream=stream) as reply,
+            aclosing(self._items(reply, decoder, stream=stream)) as items,
+        ):
+            yield items
+
+    async def _items(self, reply: Reply, decoder: Decoder, *, stream: bool) -> AsyncGenerator[ProviderItem]:
+        try:
+            if _is_stream(reply, stream=stream):
+                async with aclosing(_events(reply, decoder)) as batches:
+                    async for events in batches:
+                        for event in events:
+                            for delta in decoder.feed(event):
+                                yield delta
+                yield decoder.end()
+            else:
+                completion = decoder.whole(_document(await reply.read()))
+                for delta in _deltas(completion.message) if stream else ():
+                    yield delta
+                yield completion
+        except ProviderError as error:
+            raise self._signed(error, reply) from None
+
+    @asynccontextmanager
+    async def post(self, path: str, body: bytes, *, stream: bool) -> AsyncGenerator[Reply]:
+        """Sends a request.
+
+        Args:
+            path: what to put behind the base URL.
+            body: the request, as JSON.
+            stream: whether to ask for server-sent events.
+
+        Returns:
+            A context manager with the reply; leaving it ends the request.
+
+        Raises:
+            ProviderError: no connection, no answer in time, or an answer with an error status.
+        """
+        async with self._leased() as client:
+            response = await self._send(client, path, body, stream=stream)
+            try:
+                reply = Reply(response)
+                if not 200 <= reply.status < 300:
+                    raise await self._refusal(reply)
+                yield reply
+            finally:
+                await last_words(response.aclose, within=_LAST_WORDS)
+
+    @asynccontextmanager
+    async def _leased(self) -> AsyncGenerator[httpx.AsyncClient]:
+        if self._client is not None:
+            yield self._client
+        else:
+            async with lease_client() as client:
+                yield client
+
+    async def _send(self, client: httpx.AsyncClient, path: str, body: bytes, *, stream: bool) -> httpx.Response:
+        import httpx  # noqa: PLC0415  loaded by now
+
+        headers = {
+            "accept": "text/event-stream" if stream else "application/json",
+            "content-type": "application/json",
+            "user-agent": "alloy-harness",
+        }
+        headers |= {name: v.header if isinstance(v, Secret) else v for name, v in self._headers.items()}
+        try:
+            request = client.build_request(
+                "POST",
+                self.base_url + path,
+                content=body,
+                headers=headers,
+                timeout=httpx.Timeout(self._timeout, connect=CONNECT_TIMEOUT, pool=None),
+            )
+            return await client.send(request, stream=True, follow_redirects=False)
+        except httpx.RequestError as error:
+            raise self._signed(_broken(error), None) from None
+
+    async def _refusal(self, reply: Reply) -> ProviderError:
+        if 300 <= reply.status < 400:
+            target = urlsplit(reply.headers.get("location", ""))
+            message = f"the server redirects to {target.scheme}://{target.netloc}{target.path}; a key follows no redirect, so make that the base_url if you trust it"
+            return self._signed(ProviderError(message, kind="invalid_request", status=reply.status), reply)
+        try:
+            body = await reply.read(limit=MAX_ERROR_BODY)
+        except ProviderError:
+            body = b""  # the status says enough
+        return self._signed(error_from_response(reply.status, reply.headers, body), reply)
+
+    def _signed(self, error: ProviderError, reply: Reply | None) -> ProviderError:
+        """The error with the names of those concerned, and without keys."""
+        error.message = scrub(error.message, (v for v in self._headers.values() if isinstance(v, Secret)))
+        error.args = (error.message,)
+        error.provider, error.model = self.provider, self.model
+        error.request_id = error.request_id or (reply.request_id if reply else None)
+        return error
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.base_url!r})"
+
+
+def _checked(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidOptionError("base_url", "an address such as 'https://host/v1'", base_url)
+    if parts.username or parts.password:
+        raise InvalidOptionError("base_url", "an address without a user and password; pass api_key=...", object())
+    return base_url.rstrip("/")
+
+
+def _is_stream(reply: Reply, *, stream: bool) -> bool:
+    """Whether the body is a stream of events: by what the server says or else by what was asked for."""
+    media_type = reply.media_type
+    if media_type == "text/event-stream":
+        return True
+    if media_type.endswith("json"):
+        return False
+    if media_type.endswith(("html", "xml")):
+        raise ProviderError(
+            f"the server sent a page ({media_type}) instead of an answer; is the base_url right, is a login in between?",
+            kind="invalid_request",
+            status=reply.status,
+        )
+    return stream
+
+
+def _document(body: bytes) -> Any:
+    try:
+        return from_json(body)
+    except ValueError:
+        shown = body[:80].decode(errors="replace")
+        raise ProviderError(f"the answer is no JSON: {shown!r}", kind="network") from None
+
+
+def _deltas(message: Message) -> Iterator[Delta]:
+    """A whole answer for somebody who wanted to watch."""
+    calls = 0
+    for block in message.content:
+        match block:
+            case TextBlock(text=text) if text:
+                yield TextDelta(text)
+            case ThinkingBlock(text=text) if text:
+                yield ThinkingDelta(text)
+            case ToolUseBlock():
+                arguments = to_json(block.input).decode() if block.invalid is None else block.invalid
+                yield ToolCallDelta(calls, block.id, block.name, arguments)
+                calls += 1
+            case _:
+                pass
+
+
+async def _events(reply: Reply, decoder: Decoder) -> AsyncGenerator[list[ServerEvent]]:
+    """The stream's events, as many at a time as came together."""
+    parser = EventParser()
+    async with aclosing(reply.chunks()) as chunks:
+        async for chunk in chunks:
+            yield parser.feed(chunk)
+            if decoder.done:
+                await _drain(chunks)
+                break
+    yield parser.end()
+
+
+async def _drain(chunks: AsyncGenerator[bytes]) -> None:
+    """Reads what is behind the terminal event, so that the connection can be used again; gives up soon."""
+    try:
+        with anyio.move_on_after(_DRAIN):
+            async for _ in chunks:
+                pass
+    except ProviderError:
+        return  # the answer is complete; how the connection ended doesn't matter
+
+
+def _broken(error: httpx.RequestError) -> ProviderError:
+    import httpx  # noqa: PLC0415  loaded by now
+
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    match error:
+        case httpx.ConnectTimeout():
+            return ProviderError(f"no connection within {CONNECT_TIMEOUT:g} seconds ({what})", kind="timeout")
+        case httpx.TimeoutException():
+            return ProviderError(f"the server was silent for too long ({what})", kind="timeout")
+        case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
+            return ProviderError(f"the request can't be sent ({what})", kind="invalid_request")
+        case _:
+            return ProviderError(f"the connection failed ({what})", kind="network")
