@@ -1,0 +1,5 @@
+"""Acting on the world: what a tool is, and the core tools."""
+
+from alloy.tools.base import Tool, ToolContext, ToolOutput, tool
+
+__all__ = ["Tool", "ToolContext", "ToolOutput", "tool"]
