@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import threading
@@ -13,9 +14,9 @@ from anyio import from_thread
 from anyio.lowlevel import current_token
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-__all__ = ["background", "last_words", "run_in_thread", "stuck_threads"]
+__all__ = ["background", "last_words", "run_in_thread", "stuck_threads", "was_cancelled"]
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ async def run_in_thread(function: Callable[..., T], /, *args: Any, name: str = "
         raise
     if call.error is not None:
         raise call.error
-    return call.value  # type: ignore[no-any-return]  what the function returned, of the type it returns
+    return call.value  # type: ignore[no-any-return]  # what the function returned, of the type it returns
 
 
 def stuck_threads() -> tuple[str, ...]:
@@ -83,7 +84,7 @@ def stuck_threads() -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def background(function: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+async def background(function: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
     """Runs `function` in a task while the body runs, and cancels it when the body ends.
 
     Unlike a bare task group it lets the body's own exception through as it is, not inside an ExceptionGroup. `function`
@@ -101,6 +102,12 @@ async def background(function: Callable[[], Awaitable[None]]) -> AsyncIterator[N
         group.cancel_scope.cancel()
     if raised is not None:
         raise raised
+
+
+def was_cancelled(error: BaseException) -> bool:
+    """Whether this is a cancellation of the current task, not one that somebody else's task died of and passed on."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 async def last_words(function: Callable[[], Awaitable[T]], *, within: float) -> T | None:

@@ -229,7 +229,7 @@ class ProviderError(AlloyError):
         request_id: the provider's id of the request, for its support.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  facts about one error, by name
         self,
         message: str,
         *,

@@ -15,7 +15,7 @@ tool_progress      id, name, text
 tool_end           id, name, text, is_error, start_event_seq, duration_ms, error (its type, or None)
 turn_end           stop_reason, text, usage, start_event_seq, duration_ms, error (its type, or None)
 retry              attempt, delay_s, error
-compaction         before_tokens, after_tokens, kept, dropped
+compaction         before_messages, after_messages
 request_queued     position
 request_cancelled  reason
 response           status, text, stop_reason, usage, turns, tool_calls (how many), error (type, message), start_event_seq, duration_ms

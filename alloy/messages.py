@@ -7,13 +7,14 @@ that directly follows the calls: first the results, one for each call, in the or
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence  # noqa: TC003  pydantic reads the annotations
+from collections.abc import Set as AbstractSet  # noqa: TC003
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from alloy.errors import HistoryError, HistoryProblem, InvalidOptionError
-from alloy.usage import Usage
+from alloy.usage import Usage  # noqa: TC001  pydantic reads the annotations
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -39,10 +40,11 @@ __all__ = [
     "check_history",
     "messages_from_json",
     "messages_to_json",
+    "own_call_ids",
     "repair_history",
+    "without_blanks",
 ]
 
-JSON_VERSION = 1
 UNKNOWN_OUTCOME = "No result is available: this call was interrupted and may or may not have taken effect."
 """What stands in for a result that was never seen."""
 
@@ -324,7 +326,7 @@ class _Saved:
 
 def messages_to_json(messages: Iterable[Message]) -> bytes:
     """Messages as a JSON document, with its version; media as base64."""
-    return _saved().dump_json(_Saved(JSON_VERSION, tuple(messages)), exclude_defaults=False)
+    return _saved().dump_json(_Saved(1, tuple(messages)))
 
 
 def messages_from_json(document: str | bytes) -> tuple[Message, ...]:
@@ -342,7 +344,7 @@ def messages_from_json(document: str | bytes) -> tuple[Message, ...]:
         at = ".".join(str(part) for part in first["loc"])
         index = next((part for part in first["loc"] if isinstance(part, int)), 0)
         problem = HistoryProblem(index, "unreadable", f"{first['msg']}{f' at {at}' if at else ''}")
-        cure = f"expected what messages_to_json() writes, version {JSON_VERSION}"
+        cure = "expected what messages_to_json() writes, version 1"
         raise HistoryError([problem], cure=cure) from None
 
 
@@ -371,7 +373,7 @@ def check_history(messages: Sequence[Message]) -> None:
         raise HistoryError(problems)
 
 
-def _problems(messages: Sequence[Message]) -> Iterator[HistoryProblem]:
+def _problems(messages: Sequence[object]) -> Iterator[HistoryProblem]:
     seen: set[str] = set()
     previous: Message | None = None
     for index, message in enumerate(messages):
@@ -457,6 +459,23 @@ _BELONGS: Mapping[str, tuple[type, ...]] = {
 }
 
 
+# --- Answers ---------------------------------------------------------------------------------------------------------
+
+
+def without_blanks(message: Message) -> Message:
+    """The message without blank text and without blocks that its role can't have."""
+    kept = _kept(message)
+    return message if len(kept) == len(message.content) else dataclasses.replace(message, content=kept)
+
+
+def own_call_ids(message: Message, taken: AbstractSet[str]) -> Message:
+    """The message with calls whose ids are unique and not in `taken`."""
+    ids = [call.id for call in message.tool_uses]
+    if all(ids) and len(set(ids)) == len(ids) and taken.isdisjoint(ids):
+        return message
+    return dataclasses.replace(message, content=_with_own_ids(message.content, set(taken))[0])
+
+
 # --- Repair ----------------------------------------------------------------------------------------------------------
 
 
@@ -506,13 +525,13 @@ def _kept(message: Message) -> tuple[Block, ...]:
     )
 
 
-def _with_own_ids(blocks: tuple[Block, ...], ids: set[str]) -> tuple[tuple[Block, ...], dict[str, ToolUseBlock]]:
-    """Blocks in which no call has an id of `ids`, to which they are added; and the calls by the ids they had."""
+def _with_own_ids(blocks: tuple[Block, ...], taken: set[str]) -> tuple[tuple[Block, ...], dict[str, ToolUseBlock]]:
+    """Blocks in which no call has an id of `taken`, to which they are added; and the calls by the ids they had."""
     calls: dict[str, ToolUseBlock] = {}
     out: list[Block] = []
     for block in blocks:
         if isinstance(block, ToolUseBlock):
-            own = unique_id(block.id, ids)
+            own = _unique(block.id, taken)
             call = block if own == block.id else dataclasses.replace(block, id=own)
             calls[block.id if block.id not in calls else own] = call
             out.append(call)
@@ -521,7 +540,7 @@ def _with_own_ids(blocks: tuple[Block, ...], ids: set[str]) -> tuple[tuple[Block
     return tuple(out), calls
 
 
-def unique_id(wanted: str, taken: set[str]) -> str:
+def _unique(wanted: str, taken: set[str]) -> str:
     """`wanted`, or with a number behind it if it is taken or empty; taken from now on."""
     own, number = wanted or "call", 1
     while own in taken:

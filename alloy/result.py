@@ -67,7 +67,7 @@ class Result:
     status: Status
     text: str = ""
     messages: tuple[Message, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = Usage()  # noqa: RUF009  frozen
     tool_calls: tuple[ToolCall, ...] = ()
     stop_reason: StopReason | None = None
     turns: int = 0

@@ -1,0 +1,194 @@
+"""Every option, once."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from alloy.errors import InvalidOptionError, ToolDefinitionError, UnknownOptionError
+from alloy.loop.middleware import Middleware
+from alloy.messages import Message, check_history
+from alloy.providers.base import Provider
+from alloy.tools.base import Tool
+
+if TYPE_CHECKING:
+    from alloy.events import Sink
+
+__all__ = ["Config", "Options"]
+
+
+class Options(TypedDict, total=False):
+    """The options of `run`, `stream` and `Config`, for editors and type checkers; `Config` says what they mean."""
+
+    provider: Provider | str
+    tools: Sequence[Tool]
+    system_prompt: str | None
+    messages: Sequence[Message]
+    max_turns: int
+    middleware: Sequence[Middleware]
+    working_directory: str | os.PathLike[str]
+    context: Mapping[str, Any]
+    until_tool: str | None
+    timeout: float | None
+    tool_timeout: float
+    max_result_bytes: int
+    on_event: Sink | None
+
+
+@dataclass(frozen=True, kw_only=True, init=False)
+class Config:
+    """How conversations are run; immutable, checked when it is made, and good for any number of runs.
+
+    Attributes:
+        provider: who answers: an object from `alloy.providers`, or ``"vendor:model"``.
+        tools: what the model can call.
+        system_prompt: what the model is told first, in every request.
+        messages: the conversation so far.
+        max_turns: how many answers a run may take.
+        middleware: hooks into the run, first to last.
+        working_directory: the folder that file tools stay in; absolute from here on.
+        context: anything of yours; tools and middleware get it.
+        until_tool: the tool that must have been called successfully before the run completes.
+        timeout: seconds that a run may take, all in all; None for no limit.
+        tool_timeout: seconds that one tool call may take, unless the tool says otherwise.
+        max_result_bytes: how much of a tool result's text is kept, in bytes of UTF-8, unless the tool says otherwise.
+        on_event: a function that gets every envelope; called on the event loop, so it must not block.
+
+    Raises:
+        UnknownOptionError: there is no such option.
+        InvalidOptionError: a value is of the wrong type or makes no sense.
+        ToolDefinitionError: two tools have one name.
+        HistoryError: `messages` are no history that an API accepts.
+    """
+
+    provider: Provider | str | None = None
+    tools: tuple[Tool, ...] = ()
+    system_prompt: str | None = None
+    messages: tuple[Message, ...] = field(default=(), repr=False)
+    max_turns: int = 25
+    middleware: tuple[Middleware, ...] = ()
+    working_directory: Path = Path()
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    until_tool: str | None = None
+    timeout: float | None = None
+    tool_timeout: float = 120.0
+    max_result_bytes: int = 50_000
+    on_event: Sink | None = None
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        for option in options:
+            if option not in _CHECKS:
+                raise UnknownOptionError(option, _CHECKS)
+        for one in fields(self):
+            if one.name in options:
+                value = _CHECKS[one.name](one.name, options[one.name])  # type: ignore[literal-required]  # one of Options
+            else:
+                value = {} if one.default is MISSING else one.default
+            object.__setattr__(self, one.name, value)
+        object.__setattr__(self, "working_directory", Path(os.path.abspath(self.working_directory)))  # noqa: PTH100  Path.absolute keeps ".."
+        self._check_together()
+
+    def with_options(self, **options: Unpack[Options]) -> Config:
+        """The same, but for `options`.
+
+        Raises:
+            ConfigurationError: as `Config` does.
+        """
+        if not options:
+            return self
+        given = {name: getattr(self, name) for name in _CHECKS if name != "provider" or self.provider is not None}
+        return Config(**{**given, **options})
+
+    def _check_together(self) -> None:
+        names = [tool.name for tool in self.tools]
+        for name in names:
+            if names.count(name) > 1:
+                raise ToolDefinitionError(name, "two tools have this name; rename one with @alloy.tool(name=...)")
+        if self.until_tool is not None and self.until_tool not in names:
+            raise InvalidOptionError(
+                "until_tool", f"the name of one of the tools ({', '.join(names)})", self.until_tool
+            )
+
+
+def _plain(kind: type | tuple[type, ...], expected: str) -> Callable[[str, Any], Any]:
+    def check(name: str, value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise InvalidOptionError(name, expected, value)
+        return value
+
+    return check
+
+
+def _several(kind: type, expected: str) -> Callable[[str, Any], Any]:
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+            raise InvalidOptionError(name, f"a list of {expected}", value)
+        for item in value:
+            if not isinstance(item, kind):
+                raise InvalidOptionError(name, f"a list of {expected}", item)
+        return tuple(value)
+
+    return check
+
+
+def _provider(name: str, value: Any) -> Any:
+    if not isinstance(value, str | Provider) or isinstance(value, type):
+        raise InvalidOptionError(
+            name, "'vendor:model' or a provider object such as alloy.providers.Scripted(...)", value
+        )
+    return value
+
+
+def _messages(name: str, value: Any) -> tuple[Message, ...]:
+    messages: tuple[Message, ...] = _several(Message, "alloy.Message")(name, value)
+    check_history(messages)
+    return messages
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidOptionError(name, "a whole number of at least 1", value)
+    return value
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or not math.isfinite(value):
+        raise InvalidOptionError(name, "a number of seconds above 0", value)
+    return float(value)
+
+
+def _maybe_seconds(name: str, value: Any) -> float | None:
+    return None if value is None else _seconds(name, value)
+
+
+def _sink(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    called = value if inspect.isroutine(value) else getattr(value, "__call__", None)  # noqa: B004  its code is wanted
+    if not callable(value) or inspect.iscoroutinefunction(called):
+        raise InvalidOptionError(
+            name, "a plain function of one envelope; it is called where nothing can be awaited", value
+        )
+    return value
+
+
+_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "provider": _provider,
+    "tools": _several(Tool, "tools; put @alloy.tool on a function to make it one"),
+    "system_prompt": _plain((str, type(None)), "text or None"),
+    "messages": _messages,
+    "max_turns": _whole,
+    "middleware": _several(Middleware, "alloy.Middleware instances"),
+    "working_directory": _plain((str, os.PathLike), "a folder's path"),
+    "context": _plain(Mapping, "a mapping"),
+    "until_tool": _plain((str, type(None)), "a tool's name or None"),
+    "timeout": _maybe_seconds,
+    "tool_timeout": _seconds,
+    "max_result_bytes": _whole,
+    "on_event": _sink,
+}

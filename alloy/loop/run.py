@@ -1,0 +1,244 @@
+"""`run` and `stream`: one conversation, awaited or watched."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Unpack
+
+import anyio
+
+from alloy import providers
+from alloy._tasks import background
+from alloy.errors import InvalidOptionError, RunError
+from alloy.events import Emitter, Envelope
+from alloy.loop.config import Config, Options
+from alloy.loop.turns import Loop
+from alloy.messages import Block, Message, as_user_message
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from alloy.events import Sink
+    from alloy.loop.turns import Gate
+    from alloy.providers.base import Provider
+    from alloy.result import Result
+
+__all__ = ["RunStream", "run", "stream"]
+
+BUFFER = 1024  # envelopes that a reader may be behind before the model waits for it
+
+_log = logging.getLogger("alloy")
+
+
+async def run(
+    prompt: str | Block | Sequence[Block] | Message | None = None,
+    config: Config | None = None,
+    **options: Unpack[Options],
+) -> Result:
+    """Runs one conversation until the model is done: asks the model, executes its tool calls, and repeats.
+
+    Args:
+        prompt: the user's words; may be left out where `messages` end with the user's turn.
+        config: the options, ready made.
+        options: options by name, which go before those of `config`; `Config` describes them.
+
+    Returns:
+        The result, with status ``completed`` or ``max_turns``.
+
+    Raises:
+        ConfigurationError: an option can't be, or there is nothing to say; before any request is sent.
+        HistoryError: `messages` or the prompt would be refused by every API; before any request is sent.
+        RunError: the run failed or was halted; it carries the result all the same, and the cause.
+    """
+    config = _configured(config, options)
+    loop = _loop(prompt, config, _on_event(config.on_event))
+    result = await loop.execute()
+    if result.status in ("failed", "halted"):
+        raise _run_error(result)
+    return result
+
+
+@asynccontextmanager
+async def stream(
+    prompt: str | Block | Sequence[Block] | Message | None = None,
+    config: Config | None = None,
+    **options: Unpack[Options],
+) -> AsyncIterator[RunStream]:
+    """Runs one conversation and lets you watch it.
+
+    Takes what `run` takes. Leaving the block before the end cancels the run; `RunStream.result` then says what was done.
+
+    Returns:
+        A context manager that gives a `RunStream`: iterate it for envelopes, or its `text_deltas()` for the text alone. A reader
+        that falls far behind holds the model up, so memory stays bounded.
+
+    Raises:
+        ConfigurationError: on entering, as from `run`.
+        HistoryError: on entering, as from `run`.
+        RunError: from iterating, at the end of a run that failed or was halted.
+    """
+    config = _configured(config, options)
+    channel = _Channel(BUFFER)
+    observer = _on_event(config.on_event)
+    loop = _loop(prompt, config, channel.push if observer is None else _both(observer, channel.push), channel)
+
+    async def work() -> None:
+        try:
+            await loop.execute()
+        finally:
+            channel.close()
+
+    async with background(work):
+        yield RunStream(loop, channel)
+
+
+class RunStream:
+    """A run that is being watched; every envelope is given out once, to whoever asks first."""
+
+    def __init__(self, loop: Loop, channel: _Channel) -> None:
+        self._loop = loop
+        self._channel = channel
+
+    def __aiter__(self) -> AsyncIterator[Envelope]:
+        return self
+
+    async def __anext__(self) -> Envelope:
+        envelope = await self._channel.pull()
+        if envelope is None:
+            result = self._loop.result
+            if result is not None and result.status in ("failed", "halted"):
+                raise _run_error(result)
+            raise StopAsyncIteration
+        return envelope
+
+    async def text_deltas(self) -> AsyncIterator[str]:
+        """The answer's text, piece by piece, of all turns.
+
+        Raises:
+            RunError: at the end of a run that failed or was halted.
+        """
+        async for envelope in self:
+            if envelope.event == "text_delta":
+                yield envelope.payload["text"]
+
+    async def wait(self) -> Result:
+        """Waits for the end, passing over the envelopes until then.
+
+        Raises:
+            RunError: the run failed or was halted.
+        """
+        async for _ in self:
+            pass
+        return self.result
+
+    @property
+    def result(self) -> Result:
+        """The result, whatever its status.
+
+        Raises:
+            RuntimeError: the run hasn't ended.
+        """
+        if self._loop.result is None:
+            raise RuntimeError("the run hasn't ended; iterate to its end, await wait(), or leave the block first")
+        return self._loop.result
+
+
+class _Channel:
+    """From the loop to one reader: `push` never waits, `full` says when to."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._envelopes: deque[Envelope] = deque()
+        self._closed = False
+        self._filled: anyio.Event | None = None
+        self._emptied: anyio.Event | None = None
+
+    def push(self, envelope: Envelope) -> None:
+        self._envelopes.append(envelope)
+        self._wake_reader()
+
+    def close(self) -> None:
+        self._closed = True
+        self._wake_reader()
+
+    @property
+    def full(self) -> bool:
+        return len(self._envelopes) >= self._size
+
+    async def wait(self) -> None:
+        while self.full:
+            self._emptied = anyio.Event()
+            await self._emptied.wait()
+
+    async def pull(self) -> Envelope | None:
+        while not self._envelopes:
+            if self._closed:
+                return None
+            self._filled = anyio.Event()
+            await self._filled.wait()
+        envelope = self._envelopes.popleft()
+        if self._emptied is not None:
+            self._emptied.set()
+            self._emptied = None
+        return envelope
+
+    def _wake_reader(self) -> None:
+        if self._filled is not None:
+            self._filled.set()
+            self._filled = None
+
+
+def _configured(config: Config | None, options: Options) -> Config:
+    if config is None:
+        return Config(**options)
+    if not isinstance(config, Config):
+        raise InvalidOptionError("config", "an alloy.Config", config)
+    return config.with_options(**options)
+
+
+def _loop(
+    prompt: str | Block | Sequence[Block] | Message | None, config: Config, sink: Sink | None, gate: Gate | None = None
+) -> Loop:
+    message = None if prompt is None else as_user_message(prompt)
+    events = Emitter(uuid.uuid4().hex, sink)
+    return Loop(config, _provider(config), message, events, gate)
+
+
+def _provider(config: Config) -> Provider:
+    if config.provider is None:
+        raise InvalidOptionError("provider", "'vendor:model' or a provider object", None)
+    return providers.from_string(config.provider) if isinstance(config.provider, str) else config.provider
+
+
+def _run_error(result: Result) -> RunError:
+    return RunError(result, result.error or RuntimeError("no cause is known"))
+
+
+def _on_event(function: Sink | None) -> Sink | None:
+    """The user's function, which can't hurt the run: when it raises, that is logged and it is called no more."""
+    if function is None:
+        return None
+    failed = False
+
+    def call(envelope: Envelope) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            function(envelope)
+        except Exception:  # noqa: BLE001  whatever it is, it is the watcher's, and logged
+            failed = True
+            _log.exception("on_event raised; it gets no more envelopes of run %s", envelope.correlation_id)
+
+    return call
+
+
+def _both(first: Sink, second: Sink) -> Sink:
+    def call(envelope: Envelope) -> None:
+        first(envelope)
+        second(envelope)
+
+    return call

@@ -1,0 +1,281 @@
+"""One batch of tool calls: order, concurrency, limits, and a result for every call whatever happens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio import from_thread
+from anyio.lowlevel import current_token
+
+from alloy._tasks import was_cancelled
+from alloy.errors import ToolError
+from alloy.loop.middleware import Blocked
+from alloy.messages import UNKNOWN_OUTCOME, TextBlock, ToolResultBlock, ToolUseBlock
+from alloy.result import ToolCall
+from alloy.tools.base import Tool, ToolContext, ToolOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from alloy.events import Emitter
+    from alloy.loop.config import Config
+    from alloy.loop.middleware import Hooks, RunContext
+
+__all__ = ["ToolBatch", "ToolRunner"]
+
+NOT_EXECUTED = "Not executed: the run ended before this call was begun."
+TRUNCATED = (
+    "Not executed: your answer was cut off at the output limit, so this call may be incomplete. "
+    "Call again, with shorter arguments or fewer calls at once."
+)
+NO_OUTPUT = "(no output)"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRunner:
+    """What all the batches of one run share."""
+
+    config: Config
+    tools: Mapping[str, Tool]
+    hooks: Hooks
+    context: RunContext
+    events: Emitter
+
+
+class ToolBatch:
+    """The calls of one answer, in order.
+
+    `results` and `records` have one entry a call at any time, so that whoever is interrupted while the batch runs can put a
+    complete step into the history.
+    """
+
+    def __init__(self, runner: ToolRunner, calls: Sequence[ToolUseBlock]) -> None:
+        self.calls = tuple(calls)
+        self._runner = runner
+        self._records: list[ToolCall | None] = [None] * len(self.calls)
+        self._begun = [False] * len(self.calls)
+        self._failure: BaseException | None = None
+
+    @property
+    def records(self) -> tuple[ToolCall, ...]:
+        """Each call with its outcome; of those without one, that it wasn't executed or that nobody knows."""
+        return tuple(
+            record or self._record(call, ToolOutput(UNKNOWN_OUTCOME if begun else NOT_EXECUTED, is_error=True))
+            for call, record, begun in zip(self.calls, self._records, self._begun, strict=True)
+        )
+
+    @property
+    def results(self) -> tuple[ToolResultBlock, ...]:
+        """What goes to the model, in the order of the calls."""
+        return tuple(
+            ToolResultBlock(record.id, record.content, is_error=record.is_error, name=record.name)
+            for record in self.records
+        )
+
+    def succeeded(self, name: str) -> bool:
+        """Whether a call of this tool was executed without an error."""
+        return any(record is not None and record.name == name and not record.is_error for record in self._records)
+
+    def refuse(self, reason: str) -> None:
+        """Answers every call with an error, and executes none."""
+        for index, call in enumerate(self.calls):
+            self._finish(index, call, ToolOutput(reason, is_error=True), self._start(call))
+
+    async def execute(self) -> None:
+        """Executes the calls: neighbours that are safe to run together at once, all others one at a time, in order.
+
+        Raises:
+            Exception: what a hook raised, after the calls that ran beside it have ended.
+        """
+        for group in self._groups():
+            if len(group) == 1:
+                await self._call(group[0])
+            else:
+                async with anyio.create_task_group() as tasks:
+                    for index in group:
+                        tasks.start_soon(self._call, index)
+            if self._failure is not None:
+                raise self._failure
+
+    def _groups(self) -> Iterator[list[int]]:
+        group: list[int] = []
+        for index, call in enumerate(self.calls):
+            tool = self._runner.tools.get(call.name)
+            if tool is not None and not tool.concurrency_safe:
+                if group:
+                    yield group
+                yield [index]
+                group = []
+            else:
+                group.append(index)
+        if group:
+            yield group
+
+    async def _call(self, index: int) -> None:
+        """One call from its hooks to its record; what hooks raise is kept for the batch."""
+        hooks, context = self._runner.hooks, self._runner.context
+        try:
+            call: ToolUseBlock | Blocked = self.calls[index]
+            call = await hooks.thread("before_tool_call", call, (ToolUseBlock, Blocked), context)
+            if isinstance(call, Blocked):
+                await self._execute(index, self.calls[index], f"Not executed: {call.reason}")
+            else:
+                await self._execute(index, call, self._refusal(call))
+        except Exception as error:  # noqa: BLE001  raised by execute() when the neighbours have ended
+            self._failure = self._failure or error
+
+    def _refusal(self, call: ToolUseBlock) -> str | None:
+        if call.invalid is not None:
+            return f"Not executed: the arguments aren't a JSON object: {call.invalid[:200]}"
+        if call.name not in self._runner.tools:
+            known = ", ".join(self._runner.tools) or "none"
+            return f"Not executed: there is no tool called {call.name!r}; the tools are: {known}"
+        return None
+
+    async def _execute(self, index: int, call: ToolUseBlock, refusal: str | None) -> None:
+        start = self._start(call)
+        output: ToolOutput | None = None
+        try:
+            if refusal is not None:
+                output = ToolOutput(refusal, is_error=True)
+            else:
+                self._begun[index] = True
+                output = await self._attempt(call, start)
+                output = await self._runner.hooks.thread_output(call, output, self._runner.context)
+        finally:
+            if output is None:
+                self._runner.events.emit("tool_end", **start.ended(), text="", is_error=True, error="cancelled")
+            else:
+                self._finish(index, call, output, start)
+
+    async def _attempt(self, call: ToolUseBlock, start: _Start) -> ToolOutput:
+        tool = self._runner.tools[call.name]
+        limit = tool.timeout or self._runner.config.tool_timeout
+        try:
+            with anyio.move_on_after(limit) as scope:
+                output = ToolOutput.of(await tool.execute(call.input, self._context(call, start)))
+            if scope.cancelled_caught:
+                output = ToolOutput(
+                    f"Timed out after {limit:g} seconds. It may or may not have taken effect.", is_error=True
+                )
+        except ToolError as error:
+            output = ToolOutput(str(error), is_error=True)
+        except (Exception, SystemExit, anyio.get_cancelled_exc_class()) as error:
+            if was_cancelled(error):
+                raise
+            output = ToolOutput(_failure_text(error), is_error=True)
+        finally:
+            start.over = True
+        return output
+
+    def _context(self, call: ToolUseBlock, start: _Start) -> ToolContext:
+        events = self._runner.events
+        return ToolContext(
+            call_id=call.id,
+            tool_name=call.name,
+            correlation_id=events.correlation_id,
+            turn=events.turn,
+            working_directory=self._runner.config.working_directory,
+            context=self._runner.config.context,
+            report=_Report(events, start),
+        )
+
+    def _start(self, call: ToolUseBlock) -> _Start:
+        seq = self._runner.events.emit("tool_start", id=call.id, name=call.name, arguments=call.input)
+        return _Start(call, seq, time.perf_counter())
+
+    def _finish(self, index: int, call: ToolUseBlock, output: ToolOutput, start: _Start) -> None:
+        record = self._record(call, output, start.elapsed_ms())
+        self._records[index] = record
+        text = "".join(block.text for block in record.content if isinstance(block, TextBlock))
+        error = "error" if record.is_error else None
+        self._runner.events.emit("tool_end", **start.ended(), text=text, is_error=record.is_error, error=error)
+
+    def _record(self, call: ToolUseBlock, output: ToolOutput, duration_ms: int = 0) -> ToolCall:
+        tool = self._runner.tools.get(call.name)
+        limit = (tool and tool.max_result_bytes) or self._runner.config.max_result_bytes
+        text = head_and_tail(output.text, limit)
+        blocks = (TextBlock(text),) if text.strip() else () if output.media else (TextBlock(NO_OUTPUT),)
+        return ToolCall(
+            id=call.id,
+            name=call.name,
+            arguments=call.input,
+            content=blocks + output.media,
+            is_error=output.is_error,
+            data=output.data,
+            turn=self._runner.events.turn,
+            duration_ms=duration_ms,
+        )
+
+
+class _Start:
+    """A call that was begun and will be ended."""
+
+    __slots__ = ("_at", "call", "over", "seq")
+
+    def __init__(self, call: ToolUseBlock, seq: int, at: float) -> None:
+        self.call = call
+        self.seq = seq
+        self.over = False
+        self._at = at
+
+    def elapsed_ms(self) -> int:
+        return round((time.perf_counter() - self._at) * 1000)
+
+    def ended(self) -> dict[str, Any]:
+        return {
+            "id": self.call.id,
+            "name": self.call.name,
+            "start_event_seq": self.seq,
+            "duration_ms": self.elapsed_ms(),
+        }
+
+
+class _Report:
+    """Sends a tool's progress, from whatever thread, until the call is over."""
+
+    __slots__ = ("_events", "_start", "_thread", "_token")
+
+    def __init__(self, events: Emitter, start: _Start) -> None:
+        self._events = events
+        self._start = start
+        self._thread = threading.get_ident()
+        self._token = current_token()
+
+    def __call__(self, text: str) -> None:
+        if threading.get_ident() == self._thread:
+            self._emit(text)
+        elif not self._start.over:
+            try:
+                from_thread.run_sync(self._emit, text, token=self._token)
+            except RuntimeError:
+                return  # the event loop has gone, and with it whoever watched
+
+    def _emit(self, text: str) -> None:
+        if not self._start.over:
+            call = self._start.call
+            self._events.emit("tool_progress", id=call.id, name=call.name, text=text)
+
+
+def head_and_tail(text: str, limit: int) -> str:
+    """The beginning and the end of a text that is longer than `limit` bytes of UTF-8, never cutting a character."""
+    if len(text) * 4 <= limit:
+        return text
+    data = text.encode("utf-8", "replace")
+    if len(data) <= limit:
+        return text
+    half = limit // 2
+    head = data[: limit - half].decode("utf-8", "ignore")
+    tail = data[len(data) - half :].decode("utf-8", "ignore")
+    return f"{head}\n[... {len(data) - limit} bytes left out ...]\n{tail}"
+
+
+def _failure_text(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"The tool called sys.exit({error.code!r}), which doesn't end the run."
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,491 @@
+"""The loop: one conversation, turn by turn, until the model is done.
+
+Each rung of the ladder has one concern: `execute` ends the run exactly once, `_guarded` keeps what surrounds it, `_converse` takes
+turns, `_turn` takes one, `_complete` gets one answer, `_listen` hears it. What a turn did goes into the history in one step,
+without an await and whatever happened, so that the history can be sent at every await.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, assert_never
+
+import anyio
+
+from alloy._tasks import last_words, was_cancelled
+from alloy.errors import DeadlineExceededError, EmptyPromptError, Halt, InvalidOptionError, ProviderError
+from alloy.loop.middleware import Hooks, RunContext
+from alloy.loop.toolrun import TRUNCATED, ToolBatch, ToolRunner
+from alloy.messages import Message, TextBlock, check_history, own_call_ids, without_blanks
+from alloy.providers.base import Completion, Request, TextDelta, ThinkingDelta, ToolCallDelta, ToolSpec
+from alloy.result import Result
+from alloy.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alloy.events import Emitter
+    from alloy.loop.config import Config
+    from alloy.providers.base import Delta, Provider, ProviderItem
+    from alloy.result import Status, StopReason, ToolCall
+
+__all__ = ["Gate", "Loop"]
+
+LAST_WORDS = 5.0  # seconds that middleware has for its session_end
+NUDGE = "You haven't called the tool {tool!r} successfully yet. Call it now; the task isn't finished before that."
+
+_log = logging.getLogger("alloy")
+
+
+class Gate(Protocol):
+    """Lets a slow reader hold up the model that it reads."""
+
+    @property
+    def full(self) -> bool:
+        """Whether to wait before going on."""
+        ...
+
+    async def wait(self) -> None:
+        """Waits until there is room."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Why the loop ends."""
+
+    status: Status
+    error: BaseException | None = None
+
+
+class _Turn:
+    """What a turn has come to so far."""
+
+    __slots__ = ("at", "batch", "completion", "emitted", "error", "message", "next_prompt", "seq", "shown")
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.at = time.perf_counter()
+        self.completion: Completion | None = None
+        self.message: Message | None = None
+        self.batch: ToolBatch | None = None
+        self.shown: list[str] = []
+        self.emitted = False
+        self.error: str | None = None
+        self.next_prompt: Message | None = None
+
+    def take(self, message: Message, runner: ToolRunner) -> None:
+        """Takes an answer, whole, and the calls in it."""
+        self.message = message
+        self.batch = ToolBatch(runner, message.tool_uses) if message.tool_uses else None
+
+
+class History:
+    """The messages of a run; they change by whole steps."""
+
+    def __init__(self, messages: Sequence[Message], prompt: Message | None) -> None:
+        self.messages = list(messages)
+        self.prompt: Message | None = None
+        self._ids = {call.id for message in messages for call in message.tool_uses}
+        if prompt is not None:
+            self.say(prompt)
+
+    def say(self, prompt: Message) -> None:
+        """Puts the user's next words in front of the next answer; they are committed with it."""
+        self.prompt = prompt
+
+    @property
+    def upcoming(self) -> Sequence[Message]:
+        """What the next request is made of."""
+        if self.prompt is None:
+            return self.messages
+        head, prompt = self._joined(self.prompt)
+        return [*self.messages[:head], prompt]
+
+    def answer(self, message: Message) -> Message:
+        """The message as it can stand in this history: nothing blank, nothing misplaced, no call id twice."""
+        return own_call_ids(without_blanks(message), self._ids)
+
+    def commit(self, *step: Message) -> None:
+        """Appends a step: the prompt that waits, and what came of it. The only thing that changes the history."""
+        if self.prompt is not None:
+            head, prompt = self._joined(self.prompt)
+            self.messages[head:] = [prompt]
+            self.prompt = None
+        for message in step:
+            if message.content:
+                self.messages.append(message)
+                self._ids.update(call.id for call in message.tool_uses)
+
+    def replace(self, messages: Sequence[Message]) -> None:
+        """Goes on with another history, checked already."""
+        self.messages = list(messages)
+        self.prompt = None
+
+    def _joined(self, prompt: Message) -> tuple[int, Message]:
+        """The prompt, together with the user's own turn before it where there is one, and where it stands."""
+        last = self.messages[-1] if self.messages else None
+        if last is None or last.role == "assistant" or len(last.tool_results) == len(last.content):
+            return len(self.messages), prompt
+        return len(self.messages) - 1, dataclasses.replace(last, content=last.content + prompt.content)
+
+
+class Loop:
+    """One run.
+
+    Args:
+        config: how.
+        provider: who answers.
+        prompt: the user's words, if there are new ones.
+        events: where to tell what happens.
+        gate: holds the run up while its reader is behind.
+    """
+
+    def __init__(
+        self, config: Config, provider: Provider, prompt: Message | None, events: Emitter, gate: Gate | None = None
+    ) -> None:
+        if prompt is not None:
+            if not without_blanks(prompt).content:
+                raise EmptyPromptError
+            check_history([prompt])
+        elif not config.messages or config.messages[-1].role == "assistant":
+            raise EmptyPromptError
+        self.config = config
+        self.events = events
+        self.history = History(config.messages, prompt)
+        self.usage = Usage()
+        self.result: Result | None = None
+        self._provider = provider
+        self._gate = gate
+        self._hooks = Hooks(config.middleware)
+        self._context = RunContext(
+            self, request_id=events.correlation_id, context=config.context, working_directory=config.working_directory
+        )
+        tools = {tool.name: tool for tool in config.tools}
+        self._runner = ToolRunner(config, tools, self._hooks, self._context, events)
+        self._specs = tuple(
+            ToolSpec(tool.name, tool.description, tool.input_schema, tool.options) for tool in config.tools
+        )
+        self._stop_reason: StopReason | None = None
+        self._calls: list[ToolCall] = []
+        self._paused: Message | None = None
+        self._text = ""
+        self._started = (0, 0.0)
+
+    # --- the run -----------------------------------------------------------------------------------------------------
+
+    async def execute(self) -> Result:
+        """Runs to the end, and tells of it exactly once.
+
+        Returns:
+            The result, whatever its status but ``cancelled``.
+
+        Raises:
+            BaseException: the cancellation of whoever awaits it, once the result stands in `result`.
+        """
+        self._started = (
+            self.events.emit(
+                "run_start",
+                provider=self._provider.name,
+                model=self._provider.model,
+                tools=[spec.name for spec in self._specs],
+            ),
+            time.perf_counter(),
+        )
+        try:
+            end = await self._within_deadline()
+        except BaseException as error:
+            await self._settle(_End("cancelled" if was_cancelled(error) else "failed", error))
+            raise
+        return await self._settle(end)
+
+    async def _settle(self, end: _End) -> Result:
+        """Makes the result and broadcasts it, after the middleware's last words."""
+        self._keep_paused()
+        error = None if end.status == "cancelled" else end.error
+        result = Result(
+            status=end.status,
+            text=self._text if end.status in ("completed", "max_turns") else "",
+            messages=tuple(self.history.messages),
+            usage=self.usage,
+            tool_calls=tuple(self._calls),
+            stop_reason=self._stop_reason,
+            turns=self.events.turn,
+            error=error,
+            request_id=self.events.correlation_id,
+        )
+        try:
+            if self._hooks.has("session_end"):
+                await last_words(lambda: self._say_goodbye(result), within=LAST_WORDS)
+        finally:
+            self.result = result
+            self._broadcast(result)
+        return result
+
+    async def _say_goodbye(self, result: Result) -> None:
+        try:
+            await self._hooks.tell("session_end", result, self._context)
+        except Exception as error:  # noqa: BLE001  the outcome stands, and this is logged
+            _log.exception("middleware failed in session_end")
+            self.events.emit("runtime_event", kind="middleware_error", hook="session_end", error=type(error).__name__)
+
+    def _broadcast(self, result: Result) -> None:
+        seq, at = self._started
+        self.events.emit(
+            "response",
+            status=result.status,
+            text=result.text,
+            stop_reason=result.stop_reason,
+            usage=dataclasses.asdict(result.usage),
+            turns=result.turns,
+            tool_calls=len(result.tool_calls),
+            error=result.error and {"type": type(result.error).__name__, "message": str(result.error)},
+            start_event_seq=seq,
+            duration_ms=_since(at),
+        )
+
+    async def _within_deadline(self) -> _End:
+        timeout = self.config.timeout
+        if timeout is None:
+            return await self._guarded()
+        with anyio.move_on_after(timeout):
+            return await self._guarded()
+        return await self._failed(DeadlineExceededError(timeout))
+
+    async def _guarded(self) -> _End:
+        """Holds the provider, and makes an end of whatever is raised."""
+        try:
+            async with AsyncExitStack() as stack:
+                if isinstance(self._provider, AbstractAsyncContextManager):
+                    await stack.enter_async_context(self._provider)
+                await self._hooks.tell("session_start", self._context)
+                return await self._converse()
+        except Halt as halt:
+            return _End("halted", halt)
+        except (Exception, anyio.get_cancelled_exc_class()) as error:
+            if was_cancelled(error):
+                raise
+            return await self._failed(error)
+
+    async def _failed(self, error: BaseException) -> _End:
+        try:
+            with anyio.move_on_after(LAST_WORDS):
+                await self._hooks.tell("on_error", error, self._context)
+        except Exception as second:  # noqa: BLE001  the first error counts, and this is logged
+            _log.exception("middleware failed in on_error")
+            self.events.emit("runtime_event", kind="middleware_error", hook="on_error", error=type(second).__name__)
+        return _End("failed", error)
+
+    async def _converse(self) -> _End:
+        for _ in range(self.config.max_turns):
+            if (end := await self._turn()) is not None:
+                return end
+        return _End("max_turns")
+
+    # --- a turn ------------------------------------------------------------------------------------------------------
+
+    async def _turn(self) -> _End | None:
+        self.events.turn += 1
+        turn = _Turn(self.events.emit("turn_start"))
+        try:
+            completion = await self._complete(turn)
+            return await self._act(turn, completion)
+        except BaseException as error:
+            turn.error = "cancelled" if was_cancelled(error) else type(error).__name__
+            raise
+        finally:
+            self._end_turn(turn)
+
+    def _end_turn(self, turn: _Turn) -> None:
+        """Puts the whole step into the history and tells of it."""
+        self._text = turn.message.text if turn.message else ""
+        if turn.batch is not None and turn.message is not None:
+            records = turn.batch.records
+            self.history.commit(turn.message, Message("user", turn.batch.results))
+            self._calls.extend(records)
+        elif turn.message is not None:
+            self.history.commit(turn.message)
+        if turn.next_prompt is not None:
+            self.history.say(turn.next_prompt)
+        usage = turn.completion.usage if turn.completion else Usage()
+        self.events.emit(
+            "turn_end",
+            stop_reason=turn.completion and turn.completion.stop_reason,
+            text=self._text,
+            usage=dataclasses.asdict(usage),
+            start_event_seq=turn.seq,
+            duration_ms=_since(turn.at),
+            error=turn.error,
+        )
+
+    async def _act(self, turn: _Turn, completion: Completion) -> _End | None:
+        """Does what the answer asks for; None to take another turn."""
+        self._refuse(completion)
+        turn.take(self._accepted(completion), self._runner)
+        if self._hooks.has("after_completion"):
+            completion = await self._hooks.thread("after_completion", completion, Completion, self._context)
+            self._refuse(completion)
+            turn.take(self._accepted(completion), self._runner)
+        if turn.batch is not None:
+            self._paused = None
+            return await self._act_on_calls(turn.batch, completion.stop_reason)
+        if completion.stop_reason in (
+            "pause_turn",
+            "tool_use",
+        ):  # tool_use without a call of ours: the vendor's is pending
+            self._paused, turn.message = turn.message, None
+            return None
+        self._paused = None
+        if self.config.until_tool is None:
+            return _End("completed")
+        turn.next_prompt = Message("user", (TextBlock(NUDGE.format(tool=self.config.until_tool)),))
+        return None
+
+    async def _act_on_calls(self, batch: ToolBatch, stop_reason: StopReason) -> _End | None:
+        if stop_reason in ("max_tokens", "context_window"):
+            batch.refuse(TRUNCATED)
+            return None
+        await self._hooks.tell("after_tool_request", batch.calls, self._context)
+        await batch.execute()
+        if self.config.until_tool is not None and batch.succeeded(self.config.until_tool):
+            return _End("completed")
+        return None
+
+    def _refuse(self, completion: Completion) -> None:
+        """Raises where the answer is none: a refusal, whose partial answer is discarded, or an end that nobody knows."""
+        match completion.stop_reason:
+            case "refusal":
+                said = f": {completion.detail}" if completion.detail else ""
+                raise self._provider_error(f"the model refused to answer{said}", "refused", completion.raw_stop_reason)
+            case "unknown":
+                reason = completion.raw_stop_reason
+                raise self._provider_error(f"the model stopped for an unknown reason, {reason!r}", "unknown", reason)
+            case "end_turn" | "tool_use" | "max_tokens" | "stop_sequence" | "pause_turn" | "context_window":
+                return
+            case _:
+                assert_never(completion.stop_reason)
+
+    def _provider_error(
+        self, message: str, kind: Literal["refused", "unknown", "network"], code: str | None = None
+    ) -> ProviderError:
+        return ProviderError(message, kind=kind, code=code, provider=self._provider.name, model=self._provider.model)
+
+    def _accepted(self, completion: Completion) -> Message:
+        """The answer as the history takes it, with what was said before a pause."""
+        message = completion.message
+        if self._paused is not None:
+            message = dataclasses.replace(message, content=self._paused.content + message.content)
+        return self.history.answer(dataclasses.replace(message, usage=completion.usage))
+
+    def _keep_paused(self) -> None:
+        """What was said before a pause that nothing followed stays, as a message of its own."""
+        if self._paused is not None:
+            self.history.commit(self._paused)
+            self._paused = None
+
+    # --- an answer ---------------------------------------------------------------------------------------------------
+
+    async def _complete(self, turn: _Turn) -> Completion:
+        """One answer; a history that was too long is tried once more if middleware makes it shorter."""
+        try:
+            return await self._listen(turn, await self._request())
+        except ProviderError as error:
+            if error.kind != "context_overflow" or turn.emitted or not await self._shortened(error):
+                raise
+        return await self._listen(turn, await self._request())
+
+    async def _request(self) -> Request:
+        messages = self.history.upcoming
+        if self._paused is not None:
+            messages = [*messages, self._paused]
+        request = Request(
+            messages=messages, system=self.config.system_prompt, tools=self._specs, stream=self.events.watched
+        )
+        if self._hooks.has("before_completion"):
+            request = await self._hooks.thread("before_completion", request, Request, self._context)
+        return request
+
+    async def _shortened(self, error: ProviderError) -> bool:
+        before = tuple(self.history.upcoming)
+        after = await self._hooks.first("on_context_overflow", error, before, self._context)
+        if after is None or tuple(after) == before:
+            return False
+        check_history(after)
+        if not after or after[-1].role != "user":
+            raise InvalidOptionError(
+                "middleware.on_context_overflow", "a history that ends with the user's turn", after
+            )
+        self.history.replace(after)
+        self.events.emit("compaction", before_messages=len(before), after_messages=len(after))
+        await self._hooks.tell("after_compaction", before, tuple(after), self._context)
+        return True
+
+    async def _listen(self, turn: _Turn, request: Request) -> Completion:
+        """Hears one answer; what was shown or heard of it stays in the history if it breaks off."""
+        try:
+            async with self._provider.stream(request) as items:
+                async for item in items:
+                    if turn.completion is not None:
+                        raise self._provider_error("the provider sent something after the end of its answer", "unknown")
+                    self._hear(turn, item)
+                    if self._gate is not None and self._gate.full:
+                        await self._gate.wait()
+            if turn.completion is None:
+                raise self._provider_error("the answer broke off before its end", "network")
+        except BaseException:
+            self._keep_heard(turn)
+            raise
+        return turn.completion
+
+    def _hear(self, turn: _Turn, item: ProviderItem) -> None:
+        if isinstance(item, Completion):
+            turn.completion = item
+            self.usage += item.usage
+            self._stop_reason = item.stop_reason
+            if item.stop_reason not in _NO_ANSWER and not turn.shown and item.message.text:
+                self.events.emit("text_delta", text=item.message.text)
+        elif self.events.watched:
+            turn.emitted = True
+            self._show(turn, item)
+
+    def _show(self, turn: _Turn, delta: Delta) -> None:
+        match delta:
+            case TextDelta(text):
+                turn.shown.append(text)
+                self.events.emit("text_delta", text=text)
+            case ThinkingDelta(text):
+                self.events.emit("thinking_delta", text=text)
+            case ToolCallDelta(index, id_, name, arguments):
+                self.events.emit("tool_call_delta", index=index, id=id_, name=name, arguments=arguments)
+            case _:
+                assert_never(delta)
+
+    def _keep_heard(self, turn: _Turn) -> None:
+        """Takes what there is of an answer that broke off: all of it, or else the text that somebody saw."""
+        if turn.completion is not None:
+            if turn.completion.stop_reason not in _NO_ANSWER:
+                turn.take(self._accepted(turn.completion), self._runner)
+                self._paused = None
+            return
+        text = "".join(turn.shown)
+        if text.strip():
+            before = self._paused.content if self._paused else ()
+            turn.message = Message(
+                "assistant",
+                (*before, TextBlock(text)),
+                provider=self._provider.name,
+                model=self._provider.model,
+                interrupted=True,
+            )
+            self._paused = None
+
+
+_NO_ANSWER = ("refusal", "unknown")
+
+
+def _since(at: float) -> int:
+    return round((time.perf_counter() - at) * 1000)

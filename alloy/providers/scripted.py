@@ -1,0 +1,180 @@
+"""Replies from a script: a provider for tests, examples and demonstrations."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from alloy.errors import InvalidOptionError, ProviderError
+from alloy.messages import Block, Message, TextBlock, ThinkingBlock, ToolUseBlock
+from alloy.providers.base import Completion, Delta, ProviderItem, Request, TextDelta, ThinkingDelta, ToolCallDelta
+from alloy.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+
+    from alloy.result import StopReason
+
+__all__ = ["Reply", "ScriptLine", "Scripted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One answer of a script.
+
+    Attributes:
+        text: what the model says; streamed word by word.
+        thinking: what it thinks before.
+        tool_calls: the tools it calls after; a call without an id gets one.
+        blocks: anything else in its message, put first.
+        stop_reason: why it stops; by default ``tool_use`` with tool calls and ``end_turn`` without.
+        usage: what it takes, in tokens.
+        detail: what is said of a refusal.
+        error: raised in place of the answer's end.
+        hangs: whether it never ends, after having said what it says.
+    """
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolUseBlock, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    stop_reason: StopReason | None = None
+    usage: Usage = Usage(input_tokens=10, output_tokens=5, requests=1)  # noqa: RUF009  frozen
+    detail: str | None = None
+    error: Exception | None = None
+    hangs: bool = False
+
+
+ScriptLine: TypeAlias = "Reply | str | Exception | Callable[[Request], Reply | str | Exception]"
+"""A reply, its text, an error to raise, or a function that makes one of these out of the request."""
+
+
+class Scripted:
+    """A provider that answers from a script, one line a request.
+
+    Args:
+        script: the replies, in order.
+        name: whose name it goes by.
+        model: which model it says it is.
+
+    Attributes:
+        requests: every request so far, with the messages as they were.
+    """
+
+    def __init__(self, script: Sequence[ScriptLine], *, name: str = "scripted", model: str = "script") -> None:
+        if isinstance(script, str | bytes):
+            raise InvalidOptionError("script", "a list of replies", script)
+        self._lines = list(script)
+        for line in self._lines:
+            if not isinstance(line, Reply | str | Exception) and not callable(line):
+                raise InvalidOptionError("script", "text, Reply objects, exceptions or functions of a Request", line)
+        self._name = name
+        self._model = model
+        self._calls = 0
+        self.requests: list[Request] = []
+
+    @property
+    def name(self) -> str:
+        """Whose name it goes by."""
+        return self._name
+
+    @property
+    def model(self) -> str:
+        """Which model it says it is."""
+        return self._model
+
+    def __repr__(self) -> str:
+        return f"Scripted({len(self.requests)} of {len(self._lines)} replies given)"
+
+    @asynccontextmanager
+    async def stream(self, request: Request) -> AsyncIterator[AsyncIterator[ProviderItem]]:
+        """Gives the next reply of the script.
+
+        Raises:
+            ProviderError: the script is at its end.
+            Exception: what the script says.
+        """
+        await checkpoint()
+        reply = self._next(request)
+        items = self._items(reply, stream=request.stream)
+        try:
+            yield items
+        finally:
+            await items.aclose()
+
+    def _next(self, request: Request) -> Reply:
+        number = len(self.requests)
+        self.requests.append(dataclasses.replace(request, messages=tuple(request.messages)))
+        if number >= len(self._lines):
+            raise ProviderError(
+                f"the script has {len(self._lines)} replies, and this is request {number + 1}",
+                kind="invalid_request",
+                provider=self._name,
+                model=self._model,
+            )
+        line = self._lines[number]
+        if not isinstance(line, Reply | str | Exception):
+            line = line(request)
+        if isinstance(line, Exception):
+            raise line
+        return Reply(text=line) if isinstance(line, str) else line
+
+    async def _items(self, reply: Reply, *, stream: bool) -> AsyncGenerator[ProviderItem, None]:
+        calls = tuple(self._with_id(call) for call in reply.tool_calls)
+        if stream:
+            for delta in _deltas(reply, calls):
+                await checkpoint()
+                yield delta
+        if reply.error is not None:
+            raise reply.error
+        if reply.hangs:
+            await anyio.sleep_forever()
+        await checkpoint()
+        yield Completion(
+            message=self._message(reply, calls),
+            stop_reason=reply.stop_reason or ("tool_use" if calls else "end_turn"),
+            usage=reply.usage,
+            raw_stop_reason=reply.stop_reason,
+            detail=reply.detail,
+        )
+
+    def _with_id(self, call: ToolUseBlock) -> ToolUseBlock:
+        if call.id:
+            return call
+        self._calls += 1
+        return dataclasses.replace(call, id=f"call_{self._calls}")
+
+    def _message(self, reply: Reply, calls: tuple[ToolUseBlock, ...]) -> Message:
+        content: list[Block] = [*reply.blocks]
+        if reply.thinking:
+            content.append(ThinkingBlock(reply.thinking))
+        if reply.text:
+            content.append(TextBlock(reply.text))
+        return Message("assistant", (*content, *calls), provider=self._name, model=self._model, origin=self._name)
+
+
+def _deltas(reply: Reply, calls: tuple[ToolUseBlock, ...]) -> Iterator[Delta]:
+    from pydantic_core import to_json  # noqa: PLC0415  only who streams a script needs it
+
+    for word in _words(reply.thinking):
+        yield ThinkingDelta(word)
+    for word in _words(reply.text):
+        yield TextDelta(word)
+    for index, call in enumerate(calls):
+        arguments = call.invalid if call.invalid is not None else to_json(call.input).decode()
+        half = len(arguments) // 2
+        yield ToolCallDelta(index, call.id, call.name, arguments[:half])
+        yield ToolCallDelta(index, call.id, call.name, arguments[half:])
+
+
+def _words(text: str) -> Iterator[str]:
+    """The text in pieces that end after a space."""
+    rest = text
+    while rest:
+        word, space, rest = rest.partition(" ")
+        yield word + space

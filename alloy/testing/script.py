@@ -1,0 +1,60 @@
+"""Scripts in a few words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Unpack
+
+from alloy.loop.config import Config
+from alloy.loop.run import run
+from alloy.messages import ToolUseBlock
+from alloy.providers.scripted import Reply, Scripted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alloy.loop.config import Options
+    from alloy.providers.scripted import ScriptLine
+    from alloy.result import Result
+
+__all__ = ["calls", "hangs", "run_script", "together"]
+
+
+def calls(tool: str, /, **arguments: Any) -> Reply:
+    """A reply that calls a tool.
+
+    Args:
+        tool: its name.
+        arguments: what it is called with.
+    """
+    return Reply(tool_calls=(ToolUseBlock("", tool, arguments),))
+
+
+def together(*replies: Reply) -> Reply:
+    """One reply with the text and the tool calls of several, in order."""
+    return Reply(
+        text="".join(reply.text for reply in replies),
+        tool_calls=tuple(call for reply in replies for call in reply.tool_calls),
+    )
+
+
+def hangs(text: str = "") -> Reply:
+    """A reply that never ends.
+
+    Args:
+        text: what it says before.
+    """
+    return Reply(text=text, hangs=True)
+
+
+async def run_script(script: Sequence[ScriptLine], prompt: str = "Go.", **options: Unpack[Options]) -> Result:
+    """Runs a conversation against a script.
+
+    Args:
+        script: the model's replies, in order.
+        prompt: the user's words.
+        options: any options of `alloy.run`.
+
+    Raises:
+        RunError: as `alloy.run` does.
+    """
+    return await run(prompt, Config(provider=Scripted(script)), **options)
