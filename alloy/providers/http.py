@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -41,6 +42,7 @@ MAX_STREAM = 512 * 1024 * 1024
 """How long a whole stream may get, in bytes; each token costs a few hundred."""
 MAX_ERROR_BODY = 1024 * 1024
 
+_SECRET_HEADER = re.compile("auth|key|token|secret|cookie", re.IGNORECASE)
 _LAST_WORDS = 2.0
 _DRAIN = 0.25
 
@@ -276,7 +278,7 @@ class Endpoint:
         base_url: the API's address, without a query; what `post` is given is put behind it.
         provider: who answers, for errors.
         model: which model, for errors.
-        headers: sent with every request; a `Secret` among them is taken out of error texts.
+        headers: sent with every request; secret ones are taken out of error texts.
         timeout: how long the server may be silent, in seconds.
         client: a client to use instead of the shared one; it is never closed.
 
@@ -297,7 +299,10 @@ class Endpoint:
         self.base_url = _checked(base_url)
         self.provider = provider
         self.model = model
-        self._headers = {name.lower(): value for name, value in headers.items()}
+        self._headers = {
+            name.lower(): _as_secret(value) if isinstance(value, str) and _SECRET_HEADER.search(name) else value
+            for name, value in headers.items()
+        }
         self._timeout = timeout
         self._client = client
 
@@ -426,6 +431,11 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r})"
+
+
+def _as_secret(value: str) -> Secret:
+    prefix, _, key = value.strip().rpartition(" ")
+    return Secret(key, prefix)
 
 
 def _checked(base_url: str) -> str:

@@ -1,0 +1,251 @@
+"""A request in the words of Chat Completions; pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+
+from pydantic_core import from_json, to_json
+
+from alloy.errors import ProviderError
+from alloy.messages import (
+    AudioBlock,
+    DocumentBlock,
+    ImageBlock,
+    RawBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    VideoBlock,
+)
+from alloy.providers.memo import Memo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from alloy.messages import MediaBlock, Message
+    from alloy.providers.base import Request, ToolSpec
+    from alloy.providers.compat import Compat
+
+__all__ = ["Encoder"]
+
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wave": "wav", "audio/vnd.wave": "wav"}
+
+
+class _Sent(NamedTuple):
+    """One message as it is sent."""
+
+    role: str
+    json: bytes
+
+
+class Encoder:
+    """Makes request bodies for one provider.
+
+    Args:
+        compat: what its host wants otherwise.
+        origin: the provider's own; a message of another origin loses what only its own can read.
+        settings: fields of every request, such as the model.
+    """
+
+    def __init__(self, compat: Compat, origin: str, settings: Mapping[str, Any]) -> None:
+        self._compat = compat
+        self._origin = origin
+        self._settings = settings
+        self._memo: Memo[tuple[_Sent, ...]] = Memo(self._message, size=lambda sent: sum(len(one.json) for one in sent))
+
+    def encode(self, request: Request) -> bytes:
+        """The body to send.
+
+        Raises:
+            ProviderError: something in it that the API can't take (kind ``invalid_request``).
+        """
+        fields: dict[str, Any] = dict(self._settings)
+        if request.tools:
+            fields["tools"] = [_tool(tool) for tool in request.tools]
+        else:
+            fields.pop("tool_choice", None)
+            fields.pop("parallel_tool_calls", None)
+        if request.stream:
+            fields["stream"] = True
+            if self._compat.stream_usage:
+                fields["stream_options"] = {"include_usage": True}
+        messages = [sent for message in request.messages for sent in self._memo(message)]
+        if request.system and request.system.strip():
+            messages.insert(0, _sent({"role": "system", "content": request.system}))
+        joined = b",".join(sent.json for sent in self._in_turns(messages))
+        return to_json(fields)[:-1] + b',"messages":[' + joined + b"]}"
+
+    def _in_turns(self, messages: Iterable[_Sent]) -> Iterator[_Sent]:
+        """Neighbouring user turns as one, and whatever the host wants between turns."""
+        held: _Sent | None = None
+        for sent in messages:
+            if held and held.role == sent.role == "user":
+                held = _merged(held, sent)
+                continue
+            if held:
+                yield held
+                if self._compat.assistant_after_tool and held.role == "tool" and sent.role == "user":
+                    yield _sent({"role": "assistant", "content": "I have the results."})
+            held = sent
+        if held:
+            yield held
+
+    def _message(self, message: Message) -> tuple[_Sent, ...]:
+        if message.role == "assistant":
+            return tuple(map(_sent, self._assistant(message)))
+        return tuple(map(_sent, self._user(message)))
+
+    def _user(self, message: Message) -> Iterator[dict[str, Any]]:
+        parts: list[dict[str, Any]] = []
+        for block in message.content:
+            match block:
+                case ToolResultBlock():
+                    yield {"role": "tool", "tool_call_id": self._call_id(block.tool_use_id), "content": _result(block)}
+                    parts += _media_of(block, self._compat)
+                case TextBlock(text=text):
+                    if text.strip():
+                        parts.append({"type": "text", "text": text})
+                case ImageBlock() | AudioBlock() | VideoBlock() | DocumentBlock():
+                    parts.append(_media(block, self._compat))
+                case _:
+                    raise _refused(f"a {type(block).__name__} in a user's message")
+        if parts:
+            yield {"role": "user", "content": _content(parts)}
+
+    def _assistant(self, message: Message) -> Iterator[dict[str, Any]]:
+        own = message.origin is not None and message.origin == self._origin
+        text = "\n\n".join(b.text for b in message.content if isinstance(b, TextBlock) and b.text.strip())
+        sent: dict[str, Any] = {"role": "assistant", "content": text or None}
+        if own:
+            _replay(sent, message, self._compat)
+        calls = [self._call(call, own=own) for call in message.tool_uses]
+        if calls:
+            sent["tool_calls"] = calls
+            if self._compat.reasoning_required:
+                sent.setdefault("reasoning_content", "")
+        if sent["content"] or calls:
+            yield sent
+
+    def _call(self, call: ToolUseBlock, *, own: bool) -> dict[str, Any]:
+        extra = dict(call.extra or {}) if own else {}
+        arguments = to_json(call.input).decode()
+        function = {"name": call.name, "arguments": arguments}
+        return extra | {"id": self._call_id(call.id), "type": "function", "function": function}
+
+    def _call_id(self, call_id: str) -> str:
+        match self._compat.call_ids:
+            case "any":
+                return call_id
+            case "alphanumeric_9":
+                return call_id if re.fullmatch("[A-Za-z0-9]{9}", call_id) else _nine(call_id)
+            case _:
+                assert_never(self._compat.call_ids)
+
+
+def _sent(message: Mapping[str, Any]) -> _Sent:
+    return _Sent(message["role"], to_json(message))
+
+
+def _merged(first: _Sent, second: _Sent) -> _Sent:
+    parts = [part for sent in (first, second) for part in _parts(from_json(sent.json)["content"])]
+    return _sent({"role": first.role, "content": _content(parts)})
+
+
+def _parts(content: Any) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _content(parts: Sequence[Mapping[str, Any]]) -> Any:
+    """Content without media as plain text, which every host takes."""
+    if all(part["type"] == "text" for part in parts):
+        return "\n\n".join(part["text"] for part in parts)
+    return list(parts)
+
+
+def _tool(tool: ToolSpec) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
+    return {"type": "function", "function": function | dict(tool.options)}
+
+
+def _result(block: ToolResultBlock) -> str:
+    text = "\n\n".join(part.text for part in block.content if isinstance(part, TextBlock) and part.text.strip())
+    media = any(not isinstance(part, TextBlock) for part in block.content)
+    text = text or ("(see the attached media)" if media else "(no output)")
+    return f"Error: {text}" if block.is_error and not text.lower().startswith("error") else text
+
+
+def _media_of(result: ToolResultBlock, compat: Compat) -> Iterator[dict[str, Any]]:
+    """The media of a result, which the API takes from the user only."""
+    media = [part for part in result.content if not isinstance(part, TextBlock)]
+    if media:
+        yield {"type": "text", "text": f"Attached to the result of {result.name or 'the tool call'}:"}
+        yield from (_media(block, compat) for block in media)
+
+
+def _media(block: MediaBlock, compat: Compat) -> dict[str, Any]:
+    match block:
+        case ImageBlock():
+            return {"type": "image_url", "image_url": {"url": _url(block)}}
+        case VideoBlock() if compat.video:
+            return {"type": "video_url", "video_url": {"url": _url(block)}}
+        case VideoBlock():
+            raise _refused(f"a video, which {compat.name} doesn't take")
+        case AudioBlock(data=bytes(data)):
+            kind = _AUDIO_FORMATS.get(block.media_type, block.media_type.partition("/")[2])
+            return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": kind}}
+        case AudioBlock():
+            raise _refused("audio by URL; give its bytes")
+        case DocumentBlock(data=bytes(data)) if block.media_type.startswith("text/"):
+            return {"type": "text", "text": f"{block.name or 'Document'}:\n\n{data.decode(errors='replace')}"}
+        case DocumentBlock(data=bytes()):
+            return {"type": "file", "file": {"filename": block.name or "document.pdf", "file_data": _url(block)}}
+        case DocumentBlock():
+            raise _refused("a document by URL; give its bytes")
+        case _:
+            assert_never(block)
+
+
+def _url(block: MediaBlock) -> str:
+    if block.data is None:
+        return block.url or ""
+    return f"data:{block.media_type};base64,{base64.b64encode(block.data).decode()}"
+
+
+def _refused(what: str) -> ProviderError:
+    return ProviderError(f"Chat Completions can't be sent {what}", kind="invalid_request")
+
+
+def _replay(sent: dict[str, Any], message: Message, compat: Compat) -> None:
+    """Puts back what the provider itself put into an answer besides text and calls."""
+    for block in message.content:
+        match block:
+            case ThinkingBlock(text=text, extra=extra):
+                fields = dict(extra or {})
+                field = fields.pop("field", None)
+                if field == "content":
+                    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": text}]}
+                    sent["content"] = [thinking, *(_parts(sent["content"]) if sent["content"] else ())]
+                elif field and text:
+                    sent[field] = text
+                sent.update(fields)
+            case TextBlock(extra=extra) if extra and compat.annotations and "annotations" in extra:
+                sent["annotations"] = extra["annotations"]
+            case RawBlock(kind="message_fields", data=data):
+                sent.update(data)
+            case _:
+                pass
+
+
+def _nine(call_id: str) -> str:
+    """Nine letters and digits that stand for an id: the same for the call and for its result."""
+    number = int.from_bytes(hashlib.sha256(call_id.encode()).digest()[:8], "big")
+    out = ""
+    for _ in range(9):
+        number, digit = divmod(number, len(_ALPHABET))
+        out += _ALPHABET[digit]
+    return out

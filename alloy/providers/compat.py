@@ -1,0 +1,181 @@
+"""Hosts that speak OpenAI's Chat Completions, each in its own way: their differences as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["HOSTS", "UNKNOWN_HOST", "Compat", "compat_for"]
+
+CallIds: TypeAlias = Literal["any", "alphanumeric_9"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compat:
+    """How one host differs from OpenAI; make your own with `dataclasses.replace`.
+
+    Attributes:
+        name: the vendor's name, as in ``vendor:model``.
+        base_url: where the API is; empty where every customer has an address of their own.
+        domains: what the host names of its base URLs end with.
+        key_variables: the environment variables in which its key usually stands.
+        url_variable: the environment variable in which another base URL may stand.
+        key_required: whether it answers nobody without a key.
+        key_header: the header that carries the key.
+        key_prefix: what stands before the key in it.
+        max_tokens: the request's field for the limit on the answer.
+        stream_usage: whether it takes ``stream_options: {"include_usage": true}``.
+        effort: where the reasoning effort goes: a field of its own, or ``reasoning: {"effort": ...}``.
+        reasoning_required: whether an assistant's turn with tool calls must have ``reasoning_content``, if only an empty one.
+        call_ids: what tool call ids may look like.
+        assistant_after_tool: whether an assistant's turn must stand between tool results and the user's turn.
+        annotations: whether it wants an answer's annotations back.
+        video: whether it takes ``video_url``.
+    """
+
+    name: str
+    base_url: str = ""
+    domains: tuple[str, ...] = ()
+    key_variables: tuple[str, ...] = ()
+    url_variable: str | None = None
+    key_required: bool = True
+    key_header: str = "authorization"
+    key_prefix: str = "Bearer"
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    stream_usage: bool = True
+    effort: Literal["reasoning_effort", "reasoning"] = "reasoning_effort"
+    reasoning_required: bool = False
+    call_ids: CallIds = "any"
+    assistant_after_tool: bool = False
+    annotations: bool = False
+    video: bool = False
+
+
+UNKNOWN_HOST = Compat(name="chat_completions", key_required=False, video=True)
+"""A host that isn't in the list: it may need a key or not, and gets what most take."""
+
+_HOSTS = (
+    Compat(
+        name="openai",
+        base_url="https://api.openai.com/v1",
+        domains=("api.openai.com",),
+        key_variables=("OPENAI_API_KEY",),
+        url_variable="OPENAI_BASE_URL",
+        max_tokens="max_completion_tokens",
+    ),
+    Compat(
+        name="azure",
+        domains=("openai.azure.com", "services.ai.azure.com", "cognitiveservices.azure.com"),
+        key_variables=("AZURE_OPENAI_API_KEY",),
+        url_variable="AZURE_OPENAI_BASE_URL",
+        key_header="api-key",
+        key_prefix="",
+        max_tokens="max_completion_tokens",
+    ),
+    Compat(
+        name="openrouter",
+        base_url="https://openrouter.ai/api/v1",
+        domains=("openrouter.ai",),
+        key_variables=("OPENROUTER_API_KEY",),
+        effort="reasoning",
+        annotations=True,
+        video=True,
+    ),
+    Compat(
+        name="deepseek",
+        base_url="https://api.deepseek.com",
+        domains=("api.deepseek.com",),
+        key_variables=("DEEPSEEK_API_KEY",),
+        reasoning_required=True,
+    ),
+    Compat(
+        name="moonshot",
+        base_url="https://api.moonshot.ai/v1",
+        domains=("api.moonshot.ai", "api.moonshot.cn"),
+        key_variables=("MOONSHOT_API_KEY", "KIMI_API_KEY"),
+        reasoning_required=True,
+        video=True,
+    ),
+    Compat(
+        name="zai",
+        base_url="https://api.z.ai/api/paas/v4",
+        domains=("api.z.ai", "open.bigmodel.cn"),
+        key_variables=("ZAI_API_KEY", "ZHIPUAI_API_KEY"),
+        video=True,
+    ),
+    Compat(
+        name="mistral",
+        base_url="https://api.mistral.ai/v1",
+        domains=("api.mistral.ai",),
+        key_variables=("MISTRAL_API_KEY",),
+        stream_usage=False,  # it sends usage unasked, and refuses fields that it doesn't know
+        call_ids="alphanumeric_9",
+        assistant_after_tool=True,
+    ),
+    Compat(
+        name="groq",
+        base_url="https://api.groq.com/openai/v1",
+        domains=("api.groq.com",),
+        key_variables=("GROQ_API_KEY",),
+        max_tokens="max_completion_tokens",
+    ),
+    Compat(
+        name="cerebras",
+        base_url="https://api.cerebras.ai/v1",
+        domains=("api.cerebras.ai",),
+        key_variables=("CEREBRAS_API_KEY",),
+        max_tokens="max_completion_tokens",
+    ),
+    Compat(
+        name="together",
+        base_url="https://api.together.xyz/v1",
+        domains=("api.together.xyz", "api.together.ai"),
+        key_variables=("TOGETHER_API_KEY",),
+        video=True,
+    ),
+    Compat(
+        name="fireworks",
+        base_url="https://api.fireworks.ai/inference/v1",
+        domains=("api.fireworks.ai",),
+        key_variables=("FIREWORKS_API_KEY",),
+    ),
+    Compat(
+        name="perplexity",
+        base_url="https://api.perplexity.ai",
+        domains=("api.perplexity.ai",),
+        key_variables=("PERPLEXITY_API_KEY", "PPLX_API_KEY"),
+        stream_usage=False,  # it sends usage unasked
+    ),
+    Compat(
+        name="xai",
+        base_url="https://api.x.ai/v1",
+        domains=("api.x.ai",),
+        key_variables=("XAI_API_KEY",),
+        max_tokens="max_completion_tokens",
+    ),
+    Compat(name="ollama", base_url="http://localhost:11434/v1", domains=("ollama.com",), key_variables=("OLLAMA_API_KEY",), key_required=False),
+    Compat(name="vllm", base_url="http://localhost:8000/v1", key_variables=("VLLM_API_KEY",), key_required=False, video=True),
+    Compat(name="llama_cpp", base_url="http://localhost:8080/v1", key_variables=("LLAMA_API_KEY",), key_required=False),
+)  # fmt: skip
+HOSTS: Mapping[str, Compat] = {compat.name: compat for compat in _HOSTS}
+"""The hosts that are known, by name."""
+
+
+def compat_for(base_url: str) -> Compat:
+    """The host that a base URL belongs to, or `UNKNOWN_HOST`."""
+    parts = urlsplit(base_url)
+    host = (parts.hostname or "").lower()
+    for compat in _HOSTS:
+        if any(host == domain or host.endswith("." + domain) for domain in compat.domains):
+            return compat
+        if (
+            compat.base_url.startswith("http://")
+            and parts.netloc == urlsplit(compat.base_url).netloc
+            and parts.port == 11434
+        ):
+            return compat
+    return UNKNOWN_HOST

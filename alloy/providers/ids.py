@@ -1,0 +1,21 @@
+"""Ids of tool calls, for hosts that send none, or the same ones in every answer."""
+
+from __future__ import annotations
+
+__all__ = ["unique_id"]
+
+
+def unique_id(wanted: str, taken: set[str]) -> str:
+    """An id that nobody has yet: `wanted` if it is free, else with a number behind it.
+
+    Args:
+        wanted: the host's id; may be empty.
+        taken: all ids of the history; the new one is added.
+    """
+    base = wanted or f"call_{len(taken) + 1}"
+    own, number = base, 1
+    while own in taken:
+        number += 1
+        own = f"{base}_{number}"
+    taken.add(own)
+    return own
