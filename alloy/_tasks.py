@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import threading
@@ -10,13 +11,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-from anyio import from_thread
-from anyio.lowlevel import current_token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-__all__ = ["background", "last_words", "run_in_thread", "stuck_threads", "was_cancelled"]
+__all__ = ["background", "call_soon", "last_words", "run_in_thread", "stuck_threads", "was_cancelled"]
 
 T = TypeVar("T")
 
@@ -31,7 +30,7 @@ class _Call:
         self.value: Any = None
         self.error: BaseException | None = None
         self._function = function
-        self._token = current_token()
+        self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
 
     def run(self) -> None:
@@ -41,10 +40,13 @@ class _Call:
             self.error = error
         finally:
             _abandoned.discard(threading.current_thread())
-        try:
-            from_thread.run_sync(self.done.set, token=self._token)
-        except RuntimeError:
-            return  # the event loop has gone, and with it whoever waited
+        call_soon(self._loop, self.done.set)
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+    """Has an event loop call a function soon, from another thread, which never waits; nothing happens if the loop has gone."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+        loop.call_soon_threadsafe(function, *args)
 
 
 async def run_in_thread(function: Callable[..., T], /, *args: Any, name: str = "alloy worker") -> T:

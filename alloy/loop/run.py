@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Unpack
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from alloy import providers
 from alloy._tasks import background
@@ -108,6 +109,7 @@ class RunStream:
     async def __anext__(self) -> Envelope:
         envelope = await self._channel.pull()
         if envelope is None:
+            await checkpoint()  # whoever was cancelled along with the run must not take this for its ordinary end
             result = self._loop.result
             if result is not None and result.status in ("failed", "halted"):
                 raise _run_error(result)

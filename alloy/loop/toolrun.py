@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import from_thread
-from anyio.lowlevel import current_token
 
-from alloy._tasks import was_cancelled
+from alloy._tasks import call_soon, was_cancelled
 from alloy.errors import ToolError
 from alloy.loop.middleware import Blocked
 from alloy.messages import UNKNOWN_OUTCOME, TextBlock, ToolResultBlock, ToolUseBlock
@@ -238,22 +237,19 @@ class _Start:
 class _Report:
     """Sends a tool's progress, from whatever thread, until the call is over."""
 
-    __slots__ = ("_events", "_start", "_thread", "_token")
+    __slots__ = ("_events", "_loop", "_start", "_thread")
 
     def __init__(self, events: Emitter, start: _Start) -> None:
         self._events = events
         self._start = start
         self._thread = threading.get_ident()
-        self._token = current_token()
+        self._loop = asyncio.get_running_loop()
 
     def __call__(self, text: str) -> None:
         if threading.get_ident() == self._thread:
             self._emit(text)
-        elif not self._start.over:
-            try:
-                from_thread.run_sync(self._emit, text, token=self._token)
-            except RuntimeError:
-                return  # the event loop has gone, and with it whoever watched
+        else:
+            call_soon(self._loop, self._emit, text)
 
     def _emit(self, text: str) -> None:
         if not self._start.over:

@@ -1,0 +1,207 @@
+"""Promises P1 to P4 under cancellation at every await point; later work adds scenarios here."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+import alloy
+from alloy.messages import ServerToolUseBlock, TextBlock, ToolUseBlock
+from alloy.testing import Reply, Scripted, calls, sweep, together
+
+log: list[str] = []
+
+
+@alloy.tool
+async def slow(name: str, context: alloy.ToolContext) -> str:
+    """Takes a few steps."""
+    log.append(f"{name} begins")
+    await anyio.lowlevel.checkpoint()
+    context.report("halfway")
+    await anyio.lowlevel.checkpoint()
+    log.append(f"{name} ends")
+    return name
+
+
+@alloy.tool(concurrency_safe=False)
+async def alone(name: str) -> str:
+    """Takes a step."""
+    await anyio.lowlevel.checkpoint()
+    return name
+
+
+@alloy.tool
+def threaded() -> str:
+    """Runs in a thread."""
+    return "done"
+
+
+@alloy.tool(timeout=0.001)
+async def hang() -> str:
+    """Hangs until somebody gives up."""
+    await anyio.sleep_forever()
+
+
+class Steps(alloy.Middleware):
+    """Awaits in every hook."""
+
+    async def session_start(self, run):
+        await anyio.lowlevel.checkpoint()
+
+    async def before_completion(self, request, run):
+        await anyio.lowlevel.checkpoint()
+
+    async def after_completion(self, completion, run):
+        await anyio.lowlevel.checkpoint()
+
+    async def after_tool_request(self, calls, run):
+        await anyio.lowlevel.checkpoint()
+
+    async def before_tool_call(self, call, run):
+        await anyio.lowlevel.checkpoint()
+
+    async def after_tool_execution(self, call, output, run):
+        await anyio.lowlevel.checkpoint()
+
+    async def on_context_overflow(self, error, messages, run):
+        await anyio.lowlevel.checkpoint()
+        return messages[-1:]
+
+    async def after_compaction(self, before, after, run):
+        await anyio.lowlevel.checkpoint()
+
+    async def on_error(self, error, run):
+        await anyio.lowlevel.checkpoint()
+
+    async def session_end(self, result, run):
+        await anyio.lowlevel.checkpoint()
+
+
+class Held(Scripted):
+    """A provider that must be entered and left."""
+
+    async def __aenter__(self):
+        await anyio.lowlevel.checkpoint()
+        return self
+
+    async def __aexit__(self, *_):
+        with anyio.CancelScope(shield=True):
+            await anyio.lowlevel.checkpoint()
+
+
+EARLIER = [alloy.Message("user", (TextBlock("Hi."),)), alloy.Message("assistant", (TextBlock("Hello."),))]
+TOOLS = [slow, alone, threaded, hang]
+
+
+def two_calls() -> Reply:
+    return together(Reply(text="Let me see. "), calls("slow", name="a"), calls("slow", name="b"))
+
+
+def overflow() -> alloy.ProviderError:
+    return alloy.ProviderError("too long", kind="context_overflow")
+
+
+def refusal() -> Reply:
+    return Reply(text="I was", stop_reason="refusal")
+
+
+def cut() -> Reply:
+    return Reply(tool_calls=(ToolUseBlock("", "slow", {"name": "a"}),), stop_reason="max_tokens")
+
+
+def pause() -> Reply:
+    return Reply(text="Wait. ", blocks=(ServerToolUseBlock("s", "search", {}, {}),), stop_reason="pause_turn")
+
+
+SCRIPTS = {
+    "words": lambda: [Reply(text="one two three", thinking="hm hm")],
+    "parallel tools": lambda: [two_calls(), "Done now."],
+    "tools one after the other": lambda: [
+        together(calls("alone", name="a"), calls("slow", name="b"), calls("alone", name="c")),
+        "Done now.",
+    ],
+    "a tool in a thread": lambda: [together(calls("threaded"), calls("slow", name="b")), "Done."],
+    "a tool that times out": lambda: [together(calls("hang"), calls("slow", name="a")), "Done."],
+    "unknown tools and bad arguments": lambda: [together(calls("nobody"), calls("slow", nom="a")), "Done."],
+    "a pause": lambda: [pause(), two_calls(), "Done."],
+    "a truncated call": lambda: [cut(), "Sorry."],
+    "a history that was too long": lambda: [overflow(), two_calls(), "Done."],
+}
+FAILING = {
+    "a refusal": lambda: [two_calls(), refusal()],
+    "a broken answer": lambda: [two_calls(), Reply(text="So far so", error=alloy.ProviderError("lost", kind="network"))],
+    "a crash": lambda: [two_calls(), ValueError("bug")],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_p1_p2_p3_p4_hold_wherever_a_run_is_cancelled(script):
+    async def scenario(probe):
+        provider = Held(SCRIPTS[script]())
+        options = {"tools": TOOLS, "middleware": [probe, Steps()], "on_event": probe, "timeout": 1000}
+        await alloy.run("Go.", provider=provider, messages=EARLIER, **options)
+
+    assert sweep(scenario) > 30
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_p1_p2_p3_p4_hold_wherever_a_stream_is_cancelled(script):
+    async def scenario(probe):
+        provider = Held(SCRIPTS[script]())
+        options = {"tools": TOOLS, "middleware": [probe, Steps()], "on_event": probe, "timeout": 1000}
+        async with alloy.stream("Go.", provider=provider, messages=EARLIER, **options) as run:
+            async for _ in run:
+                await anyio.lowlevel.checkpoint()
+
+    assert sweep(scenario) > 30
+
+
+@pytest.mark.parametrize("script", FAILING)
+def test_p1_p2_p3_p4_hold_wherever_a_failing_run_is_cancelled(script):
+    async def scenario(probe):
+        options = {"tools": TOOLS, "middleware": [probe, Steps()], "on_event": probe}
+        with pytest.raises(alloy.RunError):
+            await alloy.run("Go.", provider=Held(FAILING[script]()), **options)
+
+    assert sweep(scenario, sides=("task", "scope")) > 30
+
+
+def test_a_tool_that_ended_before_the_cancellation_keeps_its_result():
+    """The sweep checks that histories are valid; this one, that finished work is in them."""
+    ended: list[tuple[list[str], list[str]]] = []
+
+    async def scenario(probe):
+        log.clear()
+        try:
+            await alloy.run("Go.", provider=Scripted([two_calls(), "Done."]), tools=TOOLS, middleware=[probe], on_event=probe)
+        finally:
+            for result in probe.results:
+                kept = [call.data or call.content[0].text for call in result.tool_calls if not call.is_error]
+                ended.append((sorted(line.split()[0] for line in log if line.endswith("ends")), sorted(kept)))
+
+    sweep(scenario)
+
+    assert ended
+    assert all(done == kept for done, kept in ended)
+    assert (["a", "b"], ["a", "b"]) in ended
+    assert ([], []) in ended
+
+
+def test_the_sweep_sees_a_task_that_is_left_behind():
+    async def scenario(probe):
+        import asyncio
+
+        scenario.kept = asyncio.get_running_loop().create_task(anyio.sleep_forever())
+        await anyio.lowlevel.checkpoint()
+
+    with pytest.raises(AssertionError, match="tasks left"):
+        sweep(scenario)
+
+
+def test_the_sweep_sees_a_second_outcome():
+    async def scenario(probe):
+        await alloy.run("Go.", provider=Scripted(["one"]), middleware=[probe], on_event=probe)
+        await alloy.run("Go.", provider=Scripted(["two"]), middleware=[probe], on_event=probe)
+
+    with pytest.raises(AssertionError):
+        sweep(scenario)
