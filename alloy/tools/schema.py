@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from alloy.errors import ToolDefinitionError, ToolError
 from alloy.tools import docstring
-from alloy.tools.base import ToolContext
+from alloy.tools.base import Tool, ToolContext
 from alloy.tools.functions import innermost
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ class _ProblemError(Exception):
 
 def _asked(function: Any) -> dict[str, inspect.Parameter]:
     """The parameters that aren't bound already."""
+    if isinstance(function, Tool):
+        raise _ProblemError("it's a tool already; pass it as it is")
     if not callable(function) or inspect.isclass(function):
         raise _ProblemError("it's no function; make tools of functions, or of a Tool subclass by calling it")
     try:
