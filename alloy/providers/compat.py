@@ -172,10 +172,6 @@ def compat_for(base_url: str) -> Compat:
     for compat in _HOSTS:
         if any(host == domain or host.endswith("." + domain) for domain in compat.domains):
             return compat
-        if (
-            compat.base_url.startswith("http://")
-            and parts.netloc == urlsplit(compat.base_url).netloc
-            and parts.port == 11434
-        ):
-            return compat
+    if host in ("localhost", "127.0.0.1", "::1") and parts.port == 11434:
+        return HOSTS["ollama"]  # the other servers' ports are everybody's
     return UNKNOWN_HOST

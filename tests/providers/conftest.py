@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
+if TYPE_CHECKING:
+    import pytest
 
 _WIRE = Path(__file__).parent.parent / "wire"
 _FAILURES = {"error", "error-in-200", "mid-stream-error"}

@@ -226,7 +226,7 @@ def test_an_error_has_its_kind_status_and_code(failed):
     inner = inner if isinstance(inner, dict) else failed.body
     codes = [inner.get("code"), inner.get("type")]
     assert error.kind == expected[0]
-    assert error.status == (failed.status if failed.status >= 400 else 400)
+    assert error.status == (max(failed.status, 400))
     assert error.code == next((c for c in codes if c is not None and not isinstance(c, int)), None)
     assert error.message
     assert error.retry_after == (1.0 if "error-429-retry-after" in failed.features else None)
