@@ -260,7 +260,7 @@ class ProviderError(AlloyError):
 
     def __str__(self) -> str:
         where = ":".join(part for part in (self.provider, self.model) if part)
-        facts = [self.kind]
+        facts: list[str] = [self.kind]
         if self.status is not None:
             facts.append(f"HTTP {self.status}")
         if self.code and self.code not in (self.kind, str(self.status)):
