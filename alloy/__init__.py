@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alloy import models as models
     from alloy import providers as providers
     from alloy import testing as testing
     from alloy import tools as tools
@@ -81,7 +82,7 @@ _MODULES = {
     "alloy.tools.base": ("Tool", "ToolContext", "ToolOutput", "tool"),
     "alloy.usage": ("Usage",),
 }
-_SUBMODULES = ("providers", "testing", "tools")
+_SUBMODULES = ("models", "providers", "testing", "tools")
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
@@ -115,6 +116,7 @@ __all__ = [
     "check_history",
     "messages_from_json",
     "messages_to_json",
+    "models",
     "providers",
     "repair_history",
     "run",
