@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
-from alloy.errors import InvalidOptionError, MissingKeyError, UnknownOptionError
+from alloy.errors import InvalidOptionError, MissingKeyError, ProviderError, UnknownOptionError
 from alloy.providers.chat_decode import ChatDecoder
 from alloy.providers.chat_encode import Encoder
 from alloy.providers.compat import HOSTS, Compat, compat_for
 from alloy.providers.http import READ_TIMEOUT, Endpoint, Secret, origin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     import httpx
 
@@ -129,7 +129,11 @@ class ChatCompletions:
         Raises:
             ProviderError: something in it that the API can't take (kind ``invalid_request``).
         """
-        return self._encoder.encode(request)
+        try:
+            return self._encoder.encode(request)
+        except ProviderError as error:
+            error.provider, error.model = self.name, self._model
+            raise
 
     def decoder(self, request: Request) -> ChatDecoder:
         """What decodes the answer to `request`."""
@@ -142,14 +146,16 @@ class ChatCompletions:
             audio_type=self._audio_type,
         )
 
-    def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[ProviderItem]]:
+    @asynccontextmanager
+    async def stream(self, request: Request) -> AsyncGenerator[AsyncIterator[ProviderItem]]:
         """Asks the model; see `alloy.providers.base.Provider`.
 
         Raises:
-            ProviderError: the request can't be sent so, or what goes wrong on entering or while iterating.
+            ProviderError: on entering, if the request can't be sent so or is refused, or while iterating.
         """
-        body = self.encode(request)
-        return self._endpoint.ask("/chat/completions", body, self.decoder(request), stream=request.stream)
+        body, decoder = self.encode(request), self.decoder(request)
+        async with self._endpoint.ask("/chat/completions", body, decoder, stream=request.stream) as items:
+            yield items
 
     def __repr__(self) -> str:
         return f"ChatCompletions({self._model!r}, base_url={self._endpoint.base_url!r}, compat={self.name!r})"

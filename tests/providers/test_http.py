@@ -343,6 +343,17 @@ async def test_leaving_a_stream_early_hangs_up():
     assert server.open == 0
 
 
+async def test_leaving_without_listening_hangs_up_though_the_client_stays():
+    async def one_word(connection):
+        await connection.send(HEAD + event(HELLO))
+        await connection.receive()
+
+    async with serving(one_word) as server, server.provider() as provider:
+        async with provider.stream(Request(messages=[as_user_message("Hi")])):
+            pass
+        await server.hung_up.wait()
+
+
 async def test_what_the_listener_raises_comes_out_as_it_is():
     mine = httpx.ReadError("mine")
     async with serving(sending(*STREAM)) as server:
