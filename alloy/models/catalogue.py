@@ -22,7 +22,7 @@ DEFAULT_WINDOW = 200_000
 """What an unknown model is taken to read, in tokens."""
 
 # Vendors that the catalogue knows by another name than Alloy.
-_NAMES = {"gemini": "google", "kimi": "moonshotai", "moonshot": "moonshotai", "xai": "x-ai", "glm": "zai"}
+_NAMES = {"gemini": "google", "moonshot": "moonshotai", "xai": "x-ai"}
 
 
 def context_window(provider: str, model: str) -> int:
