@@ -6,13 +6,14 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar, overload
 
 from alloy.errors import InvalidOptionError, ToolDefinitionError, ToolError, UnknownOptionError
 from alloy.messages import AudioBlock, DocumentBlock, ImageBlock, MediaBlock, ResultContent, TextBlock, VideoBlock
 from alloy.tools import docstring
+from alloy.tools.compact import encodable, json_text
 from alloy.tools.functions import call, is_async, name_of, yields
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class ToolOutput:
         for block in media:
             if not isinstance(block, MediaBlock):
                 raise InvalidOptionError("media", "image, audio, video and document blocks", block)
-        object.__setattr__(self, "text", _encodable(text))
+        object.__setattr__(self, "text", encodable(text))
         object.__setattr__(self, "media", media)
 
     @classmethod
@@ -112,7 +113,12 @@ class ToolOutput:
                     part if isinstance(part, str) else part.text for part in parts if isinstance(part, str | TextBlock)
                 ]
                 return cls("\n".join(texts), media=tuple(part for part in parts if isinstance(part, MediaBlock)))
-        return cls(_json_text(value), data=value)
+        return cls(json_text(value), data=value)
+
+
+def _are_blocks(parts: Sequence[Any]) -> bool:
+    blocks = [part for part in parts if isinstance(part, ResultContent)]
+    return bool(blocks) and all(isinstance(part, str | ResultContent) for part in parts)
 
 
 class ToolOptions(TypedDict, total=False):
@@ -164,16 +170,16 @@ class Tool:
     _function: Callable[[Mapping[str, Any], ToolContext], Any] | None = None
 
     def __init__(self, **options: Unpack[_DataOptions]) -> None:
-        given = dict(options)
+        given: dict[str, Any] = {**options}
         for option in given:
             if option not in _DATA_OPTIONS:
                 raise UnknownOptionError(option, _DATA_OPTIONS)
-        self._function = cast("Callable[[Mapping[str, Any], ToolContext], Any] | None", given.pop("function", None))
+        self._function = given.pop("function", None)
         for option, value in given.items():
             setattr(self, option, value)
         self.check()
         for option in given.keys() & {"input_schema", "options"}:  # a copy: what is changed later isn't the tool's
-            setattr(self, option, json.loads(json.dumps(given[option])))
+            setattr(self, option, json.loads(json.dumps(dict(given[option]))))
 
     def check(self) -> None:
         """Checks that a model can be given this tool; done whenever one is made.
@@ -206,7 +212,8 @@ class Tool:
         return await call(self._function, arguments, context, name=self.name)
 
     def _function_problem(self) -> str | None:
-        execute, function = type(self).execute, cast("Any", self._function)
+        execute: Any = type(self).execute
+        function: Any = self._function
         if function is None:
             if execute is Tool.execute:
                 return "it has nothing to run: pass function=, or override execute() in a subclass"
@@ -364,47 +371,3 @@ def _is_json(value: Mapping[str, Any]) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-# --- Results ---------------------------------------------------------------------------------------------------------
-
-
-def _are_blocks(parts: Sequence[Any]) -> bool:
-    blocks = [part for part in parts if isinstance(part, ResultContent)]
-    return bool(blocks) and all(isinstance(part, str | ResultContent) for part in parts)
-
-
-def _json_text(value: Any) -> str:
-    from pydantic_core import to_json, to_jsonable_python  # noqa: PLC0415  a tool that returns text doesn't pay for it
-
-    strangers: list[str] = []
-
-    def refuse(part: Any) -> Any:
-        strangers.append(type(part).__name__)
-        raise TypeError
-
-    try:
-        if isinstance(value, Iterator):  # it could go on for ever
-            refuse(value)
-        try:
-            return to_json(value, inf_nan_mode="strings", fallback=refuse).decode()
-        except ValueError:  # the slow way, for text and bytes that UTF-8 doesn't know
-            if strangers:
-                raise
-            plain = to_jsonable_python(value, inf_nan_mode="strings", bytes_mode="base64", fallback=refuse)
-            return _encodable(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
-    except (TypeError, ValueError, RecursionError):
-        inner = f" (it holds a {strangers[0]})" if strangers and strangers[0] != type(value).__name__ else ""
-        raise ToolError(
-            f"the tool returned a {type(value).__name__}, which isn't serialisable{inner}; "
-            "return text, a ToolOutput, or plain data: dicts, lists, numbers, dataclasses, pydantic models"
-        ) from None
-
-
-def _encodable(text: str) -> str:
-    """The text as it is, or with U+FFFD for surrogates that have no partner: no API takes those."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text

@@ -22,7 +22,7 @@ from alloy.tools.functions import innermost
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pydantic.json_schema import JsonSchemaValue, JsonSchemaWarningKind
+    from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue, JsonSchemaWarningKind
     from pydantic_core import core_schema
 
 __all__ = ["Signature"]
@@ -217,8 +217,8 @@ def _culprit(typed: Mapping[str, Any], error: Exception) -> str:
         try:
             TypeAdapter(hint).json_schema()
         except (PydanticUserError, *_UNREADABLE) as own:
-            return f"the type of parameter {name!r} has no JSON schema ({_first(own)}); use types that JSON can carry"
-    return f"its parameters have no JSON schema ({_first(error)}); use types and names that JSON can carry"
+            return f"the type of parameter {name!r} has no JSON schema ({_first(own)}); use types that pydantic reads from JSON"
+    return f"its parameters have no JSON schema ({_first(error)}); use types that pydantic reads from JSON"
 
 
 def _first(error: Exception) -> str:
@@ -242,8 +242,12 @@ class _Untitled(GenerateJsonSchema):
     def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> JsonSchemaValue:
         return _untitled(super().typed_dict_schema(schema), schema.get("cls"))
 
-    def enum_schema(self, schema: core_schema.EnumSchema) -> JsonSchemaValue:
-        return _untitled(super().enum_schema(schema), schema["cls"])
+    def generate(self, schema: core_schema.CoreSchema, mode: JsonSchemaMode = "validation") -> JsonSchemaValue:
+        whole = super().generate(schema, mode)
+        for definition in whole.get("$defs", {}).values():
+            if "enum" in definition or "const" in definition:  # pydantic titles enums after everything else
+                definition.pop("title", None)
+        return whole
 
 
 def _untitled(schema: JsonSchemaValue, cls: Any) -> JsonSchemaValue:
