@@ -85,7 +85,7 @@ class _Call:
 
 
 class ChatDecoder:
-    """Decodes one answer, streamed or whole; see `alloy.providers.http.Decoder`.
+    """Decodes one answer, streamed or whole; see `alloy.providers.decoder.Decoder`.
 
     Args:
         provider: who answers.

@@ -6,31 +6,30 @@ import hashlib
 import re
 import threading
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import anyio
 from anyio.lowlevel import RunVar
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from alloy._tasks import last_words, run_in_thread
 from alloy.errors import InvalidOptionError, ProviderError
-from alloy.messages import TextBlock, ThinkingBlock, ToolUseBlock
-from alloy.providers.base import TextDelta, ThinkingDelta, ToolCallDelta
+from alloy.providers.decoder import deltas_of
 from alloy.providers.errors import error_from_response
 from alloy.providers.sse import EventParser
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 
     import httpx
 
-    from alloy.messages import Message
-    from alloy.providers.base import Completion, Delta, ProviderItem
+    from alloy.providers.base import ProviderItem
+    from alloy.providers.decoder import Decoder
     from alloy.providers.sse import ServerEvent
 
-__all__ = ["Decoder", "Endpoint", "Reply", "Secret", "lease_client", "origin", "scrub"]
+__all__ = ["Endpoint", "Reply", "Secret", "lease_client", "origin", "scrub"]
 
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 600.0
@@ -186,39 +185,6 @@ def _new_client(context: ssl.SSLContext) -> httpx.AsyncClient:
 # --- One request -----------------------------------------------------------------------------------------------------
 
 
-class Decoder(Protocol):
-    """What an adapter makes of one answer; pure, made anew for each request."""
-
-    @property
-    def done(self) -> bool:
-        """Whether the stream's terminal event has come, after which nothing follows."""
-        ...
-
-    def feed(self, event: ServerEvent) -> Iterable[Delta]:
-        """Takes the stream's next event.
-
-        Raises:
-            ProviderError: it is an error, or makes no sense.
-        """
-        ...
-
-    def end(self) -> Completion:
-        """Takes the stream's end.
-
-        Raises:
-            ProviderError: it ended before its terminal event (kind ``network``).
-        """
-        ...
-
-    def whole(self, document: Any) -> Completion:
-        """Takes an answer that came as one JSON document.
-
-        Raises:
-            ProviderError: it is an error, or no answer.
-        """
-        ...
-
-
 class Reply:
     """A response with a good status, whose body hasn't been read.
 
@@ -350,7 +316,7 @@ class Endpoint:
                 yield decoder.end()
             else:
                 completion = decoder.whole(_document(await reply.read()))
-                for delta in _deltas(completion.message) if stream else ():
+                for delta in deltas_of(completion.message) if stream else ():
                     yield delta
                 yield completion
         except ProviderError as error:
@@ -469,23 +435,6 @@ def _document(body: bytes) -> Any:
     except ValueError:
         shown = body[:80].decode(errors="replace")
         raise ProviderError(f"the answer is no JSON: {shown!r}", kind="network") from None
-
-
-def _deltas(message: Message) -> Iterator[Delta]:
-    """A whole answer for somebody who wanted to watch."""
-    calls = 0
-    for block in message.content:
-        match block:
-            case TextBlock(text=text) if text:
-                yield TextDelta(text)
-            case ThinkingBlock(text=text) if text:
-                yield ThinkingDelta(text)
-            case ToolUseBlock():
-                arguments = to_json(block.input).decode() if block.invalid is None else block.invalid
-                yield ToolCallDelta(calls, block.id, block.name, arguments)
-                calls += 1
-            case _:
-                pass
 
 
 async def _events(reply: Reply, decoder: Decoder) -> AsyncGenerator[list[ServerEvent]]:
