@@ -14,7 +14,7 @@ tool_start         id, name, arguments
 tool_progress      id, name, text
 tool_end           id, name, text, is_error, start_event_seq, duration_ms, error (its type, or None)
 turn_end           stop_reason, text, usage, start_event_seq, duration_ms, error (its type, or None)
-retry              attempt, delay_s, error
+retry              attempt, delay_s, error (type, kind, message), next (who is asked then)
 compaction         before_messages, after_messages
 request_queued     position
 request_cancelled  reason

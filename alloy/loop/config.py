@@ -38,6 +38,9 @@ class Options(TypedDict, total=False):
     tool_timeout: float
     max_result_bytes: int
     on_event: Sink | None
+    fallback_providers: Sequence[Provider | str]
+    max_retries: int
+    retry_backoff: float
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -58,6 +61,9 @@ class Config:
         tool_timeout: seconds that one tool call may take, unless the tool says otherwise.
         max_result_bytes: how much of a tool result's text is kept, in bytes of UTF-8, unless the tool says otherwise.
         on_event: a function that gets every envelope; called on the event loop, so it must not block.
+        fallback_providers: who is asked when `provider` fails for good, in order.
+        max_retries: how many times each provider is asked again when it fails in a way that may pass.
+        retry_backoff: the longest wait before the first time, in seconds; it doubles each time.
 
     Raises:
         UnknownOptionError: there is no such option.
@@ -79,6 +85,9 @@ class Config:
     tool_timeout: float = 120.0
     max_result_bytes: int = 50_000
     on_event: Sink | None = None
+    fallback_providers: tuple[Provider | str, ...] = ()
+    max_retries: int = 3
+    retry_backoff: float = 1.0
 
     def __init__(self, **options: Unpack[Options]) -> None:
         for option in options:
@@ -144,26 +153,45 @@ def _provider(name: str, value: Any) -> Any:
     return value
 
 
+def _fallbacks(name: str, value: Any) -> tuple[Provider | str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InvalidOptionError(name, "a list of providers", value)
+    return tuple(_provider(name, one) for one in value)
+
+
 def _messages(name: str, value: Any) -> tuple[Message, ...]:
     messages: tuple[Message, ...] = _several(Message, "alloy.Message")(name, value)
     check_history(messages)
     return messages
 
 
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidOptionError(name, "a whole number of at least 1", value)
-    return value
+def _whole(least: int) -> Callable[[str, Any], int]:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InvalidOptionError(name, f"a whole number of at least {least}", value)
+        return value
+
+    return check
 
 
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or not math.isfinite(value):
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and math.isfinite(value)
+
+
+def _wait(name: str, value: Any) -> float:
+    if not _is_seconds(value):
+        raise InvalidOptionError(name, "a number of seconds of at least 0", value)
+    return float(value)
+
+
+def _limit(name: str, value: Any) -> float:
+    if not _is_seconds(value) or value == 0:
         raise InvalidOptionError(name, "a number of seconds above 0", value)
     return float(value)
 
 
-def _maybe_seconds(name: str, value: Any) -> float | None:
-    return None if value is None else _seconds(name, value)
+def _maybe_limit(name: str, value: Any) -> float | None:
+    return None if value is None else _limit(name, value)
 
 
 def _sink(name: str, value: Any) -> Any:
@@ -182,13 +210,16 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "tools": _several(Tool, "tools; put @alloy.tool on a function to make it one"),
     "system_prompt": _plain((str, type(None)), "text or None"),
     "messages": _messages,
-    "max_turns": _whole,
+    "max_turns": _whole(1),
     "middleware": _several(Middleware, "alloy.Middleware instances"),
     "working_directory": _plain((str, os.PathLike), "a folder's path"),
     "context": _plain(Mapping, "a mapping"),
     "until_tool": _plain((str, type(None)), "a tool's name or None"),
-    "timeout": _maybe_seconds,
-    "tool_timeout": _seconds,
-    "max_result_bytes": _whole,
+    "timeout": _maybe_limit,
+    "tool_timeout": _limit,
+    "max_result_bytes": _whole(1),
     "on_event": _sink,
+    "fallback_providers": _fallbacks,
+    "max_retries": _whole(0),
+    "retry_backoff": _wait,
 }

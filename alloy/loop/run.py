@@ -18,6 +18,7 @@ from alloy.events import Emitter, Envelope
 from alloy.loop.config import Config, Options
 from alloy.loop.turns import Loop
 from alloy.messages import Block, Message, as_user_message
+from alloy.providers.retry import Fallback, Retrying
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -212,7 +213,16 @@ def _loop(
 def _provider(config: Config) -> Provider:
     if config.provider is None:
         raise InvalidOptionError("provider", "'vendor:model' or a provider object", None)
-    return providers.from_string(config.provider) if isinstance(config.provider, str) else config.provider
+    first, *others = (_retried(provider, config) for provider in (config.provider, *config.fallback_providers))
+    return Fallback(first, *others) if others else first
+
+
+def _retried(provider: Provider | str, config: Config) -> Provider:
+    if isinstance(provider, str):
+        provider = providers.from_string(provider)
+    if not config.max_retries or isinstance(provider, Retrying):
+        return provider
+    return Retrying(provider, max_retries=config.max_retries, backoff=config.retry_backoff)
 
 
 def _run_error(result: Result) -> RunError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, assert_never
 
@@ -21,7 +20,7 @@ from alloy.errors import DeadlineExceededError, EmptyPromptError, Halt, InvalidO
 from alloy.loop.middleware import Hooks, RunContext
 from alloy.loop.toolrun import TRUNCATED, ToolBatch, ToolRunner
 from alloy.messages import Message, TextBlock, check_history, own_call_ids, without_blanks
-from alloy.providers.base import Completion, Request, TextDelta, ThinkingDelta, ToolCallDelta, ToolSpec
+from alloy.providers.base import Completion, Request, Retry, TextDelta, ThinkingDelta, ToolCallDelta, ToolSpec, held
 from alloy.result import Result
 from alloy.usage import Usage
 
@@ -259,9 +258,7 @@ class Loop:
     async def _guarded(self) -> _End:
         """Holds the provider, and makes an end of whatever is raised."""
         try:
-            async with AsyncExitStack() as stack:
-                if isinstance(self._provider, AbstractAsyncContextManager):
-                    await stack.enter_async_context(self._provider)
+            async with held(self._provider):
                 await self._hooks.tell("session_start", self._context)
                 return await self._converse()
         except Halt as halt:
@@ -448,6 +445,9 @@ class Loop:
             self._stop_reason = item.stop_reason
             if item.stop_reason not in _NO_ANSWER and not turn.shown and item.message.text:
                 self.events.emit("text_delta", text=item.message.text)
+        elif isinstance(item, Retry):
+            error = {"type": type(item.error).__name__, "kind": item.error.kind, "message": str(item.error)}
+            self.events.emit("retry", attempt=item.attempt, delay_s=item.delay, error=error, next=item.next)
         elif self.events.watched:
             turn.emitted = True
             self._show(turn, item)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         Provider,
         ProviderItem,
         Request,
+        Retry,
         TextDelta,
         ThinkingDelta,
         ToolCallDelta,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from alloy.providers.chat import ChatCompletions
     from alloy.providers.compat import Compat
     from alloy.providers.local import Local
+    from alloy.providers.retry import Fallback, Retrying
     from alloy.providers.scripted import Scripted
 
 __all__ = [
@@ -29,10 +31,13 @@ __all__ = [
     "Compat",
     "Completion",
     "Delta",
+    "Fallback",
     "Local",
     "Provider",
     "ProviderItem",
     "Request",
+    "Retry",
+    "Retrying",
     "Scripted",
     "TextDelta",
     "ThinkingDelta",
@@ -41,7 +46,14 @@ __all__ = [
     "from_string",
 ]
 
-_ELSEWHERE = {"ChatCompletions": "chat", "Compat": "compat", "Local": "local", "Scripted": "scripted"}
+_ELSEWHERE = {
+    "ChatCompletions": "chat",
+    "Compat": "compat",
+    "Local": "local",
+    "Scripted": "scripted",
+    "Fallback": "retry",
+    "Retrying": "retry",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -9,8 +10,8 @@ from alloy.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
 
+    from alloy.errors import ProviderError
     from alloy.messages import Message
     from alloy.result import StopReason
 
@@ -20,10 +21,12 @@ __all__ = [
     "Provider",
     "ProviderItem",
     "Request",
+    "Retry",
     "TextDelta",
     "ThinkingDelta",
     "ToolCallDelta",
     "ToolSpec",
+    "held",
 ]
 
 
@@ -92,6 +95,23 @@ class ToolCallDelta:
     arguments: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Says that an attempt failed before anything of an answer came, and that another one follows.
+
+    Attributes:
+        attempt: which attempt failed, from 1.
+        delay: how long until the next one, in seconds.
+        error: why it failed.
+        next: who is asked next, as ``name:model``.
+    """
+
+    attempt: int
+    delay: float
+    error: ProviderError
+    next: str
+
+
 Delta: TypeAlias = TextDelta | ThinkingDelta | ToolCallDelta
 """A piece of an answer."""
 
@@ -110,13 +130,13 @@ class Completion:
 
     message: Message
     stop_reason: StopReason
-    usage: Usage = Usage(requests=1)
+    usage: Usage = Usage(requests=1)  # noqa: RUF009  frozen
     raw_stop_reason: str | None = None
     detail: str | None = None
 
 
-ProviderItem: TypeAlias = Delta | Completion
-"""What a provider's stream gives: deltas, then one completion."""
+ProviderItem: TypeAlias = Retry | Delta | Completion
+"""What a provider's stream gives: deltas, then one completion; before them, attempts that came to nothing."""
 
 
 @runtime_checkable
@@ -149,3 +169,13 @@ class Provider(Protocol):
             ProviderError: on entering or while iterating. An answer that ends without its end is an error, too.
         """
         ...
+
+
+@asynccontextmanager
+async def held(provider: Provider) -> AsyncIterator[None]:
+    """Holds what a provider needs to answer, if it is one that can be held."""
+    if isinstance(provider, AbstractAsyncContextManager):
+        async with provider:
+            yield
+    else:
+        yield

@@ -47,7 +47,7 @@ def hangs(text: str = "") -> Reply:
 
 
 async def run_script(script: Sequence[ScriptLine], prompt: str = "Go.", **options: Unpack[Options]) -> Result:
-    """Runs a conversation against a script.
+    """Runs a conversation against a script; an error in it is final, unless `max_retries` is given.
 
     Args:
         script: the model's replies, in order.
@@ -57,4 +57,4 @@ async def run_script(script: Sequence[ScriptLine], prompt: str = "Go.", **option
     Raises:
         RunError: as `alloy.run` does.
     """
-    return await run(prompt, Config(provider=Scripted(script)), **options)
+    return await run(prompt, Config(provider=Scripted(script), max_retries=0), **options)

@@ -63,7 +63,7 @@ async def test_hooks_are_called_in_order():
 async def test_on_error_comes_before_the_end_of_a_failed_run():
     log = Log()
     with pytest.raises(alloy.RunError):
-        await run_script([alloy.ProviderError("down", kind="server_error")], middleware=[log])
+        await run_script([alloy.ProviderError("down", kind="server_error")], middleware=[log], max_retries=0)
 
     assert log.hooks == ["session_start", "before_completion", "on_error", "session_end failed"]
 

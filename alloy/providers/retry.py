@@ -1,0 +1,173 @@
+"""Providers made of providers: `Retrying` asks again, `Fallback` asks somebody else.
+
+Neither does once anything of an answer has come: what was shown is one model's answer or nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from alloy.errors import InvalidOptionError, ProviderError
+from alloy.providers.base import Provider, Retry, held
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+    from alloy.errors import ErrorKind
+    from alloy.providers.base import ProviderItem, Request
+
+__all__ = ["Fallback", "Retrying"]
+
+LONGEST_BACKOFF = 60.0  # seconds
+SAME_ELSEWHERE: frozenset[ErrorKind] = frozenset({"invalid_request", "refused"})
+
+
+class _Wrapper(ABC):
+    """A provider that goes by the name of another, and holds that one."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = _checked(provider)
+
+    @property
+    def name(self) -> str:
+        """Who answers."""
+        return self._provider.name
+
+    @property
+    def model(self) -> str:
+        """Which model answers."""
+        return self._provider.model
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._provider, AbstractAsyncContextManager):
+            await self._provider.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if isinstance(self._provider, AbstractAsyncContextManager):
+            await self._provider.__aexit__(*error)  # type: ignore[arg-type]  # passed on as it came
+
+    @asynccontextmanager
+    async def stream(self, request: Request) -> AsyncIterator[AsyncIterator[ProviderItem]]:
+        """Asks; see `alloy.providers.base.Provider`.
+
+        Raises:
+            ProviderError: while iterating, when all attempts have failed or something was shown already.
+        """
+        async with aclosing(self._items(request)) as items:
+            yield items
+
+    @abstractmethod
+    def _items(self, request: Request) -> AsyncGenerator[ProviderItem]: ...
+
+
+def _checked(provider: object) -> Provider:
+    if not isinstance(provider, Provider) or isinstance(provider, type):
+        raise InvalidOptionError("provider", "a provider object", provider)
+    return provider
+
+
+class Retrying(_Wrapper):
+    """Asks a provider again when it failed in a way that may pass.
+
+    It waits longer each time, by chance between nothing and `backoff` doubled each time (full jitter, as in
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), but as long as the provider asks for; where
+    that would go past a surrounding deadline it gives up at once.
+
+    Args:
+        provider: who is asked.
+        max_retries: how many times to ask again, at most.
+        backoff: the longest first wait, in seconds; no wait gets longer than 60 unless the provider asks for it.
+        chance: gives numbers from 0 up to 1.
+
+    Raises:
+        InvalidOptionError: a wrong value.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        max_retries: int = 3,
+        backoff: float = 1.0,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(provider)
+        if max_retries < 0:
+            raise InvalidOptionError("max_retries", "a whole number of at least 0", max_retries)
+        if not backoff >= 0:
+            raise InvalidOptionError("retry_backoff", "a number of seconds of at least 0", backoff)
+        self._max_retries = max_retries
+        self._backoff = backoff
+        self._chance = chance
+
+    def __repr__(self) -> str:
+        return f"Retrying({self._provider!r}, max_retries={self._max_retries})"
+
+    async def _items(self, request: Request) -> AsyncGenerator[ProviderItem]:
+        attempt = 1
+        while True:
+            begun = False
+            try:
+                async with self._provider.stream(request) as items:
+                    async for item in items:
+                        begun = begun or not isinstance(item, Retry)
+                        yield item
+                return
+            except ProviderError as error:
+                if begun or not error.retryable or attempt > self._max_retries:
+                    raise
+                delay = self._delay(attempt, error)
+                if anyio.current_time() + delay >= anyio.current_effective_deadline():
+                    raise
+                retry = Retry(attempt=attempt, delay=delay, error=error, next=f"{self.name}:{self.model}")
+            yield retry
+            await anyio.sleep(delay)
+            attempt += 1
+
+    def _delay(self, attempt: int, error: ProviderError) -> float:
+        wait = min(self._backoff * 2.0 ** (attempt - 1), LONGEST_BACKOFF) * self._chance()
+        return max(wait, error.retry_after or 0.0)
+
+
+class Fallback(_Wrapper):
+    """Asks the next provider when one failed in a way that may be better elsewhere: everything but bad requests and refusals.
+
+    Args:
+        first: who is asked first, and whose name this goes by.
+        others: who is asked then, in order; each is only held (connected, started) while it is asked.
+
+    Raises:
+        InvalidOptionError: something isn't a provider, or there are no others.
+    """
+
+    def __init__(self, first: Provider, *others: Provider) -> None:
+        super().__init__(first)
+        if not others:
+            raise InvalidOptionError("fallback_providers", "at least one provider besides the first", None)
+        self._others = tuple(_checked(other) for other in others)
+
+    def __repr__(self) -> str:
+        return f"Fallback({', '.join(map(repr, (self._provider, *self._others)))})"
+
+    async def _items(self, request: Request) -> AsyncGenerator[ProviderItem]:
+        for attempt, (provider, following) in enumerate(
+            zip((self._provider, *self._others), (*self._others, None), strict=True), 1
+        ):
+            begun = False
+            try:
+                async with held(provider), provider.stream(request) as items:
+                    async for item in items:
+                        begun = begun or not isinstance(item, Retry)
+                        yield item
+                return
+            except ProviderError as error:
+                if begun or following is None or error.kind in SAME_ELSEWHERE:
+                    raise
+                retry = Retry(attempt=attempt, delay=0.0, error=error, next=f"{following.name}:{following.model}")
+            yield retry
