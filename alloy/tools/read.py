@@ -67,7 +67,8 @@ def _page(root: Path, path: str, span: tuple[int, int], stop: threading.Event) -
             size += len(line.encode()) + 8
         more, counted = lines.rest()
         if more or not counted:
-            page.append(f"... {'' if counted else 'more than '}{more} more lines; go on with offset={number + 1}")
+            left = f"{more} more {'line' if more == 1 else 'lines'}" if counted else f"more than {more} lines"
+            page.append(f"... {left}; go on with offset={number + 1}")
     return "\n".join(page)
 
 
