@@ -21,11 +21,15 @@ LOOP = {
     "alloy.messages",
     "alloy.providers",
     "alloy.providers.base",
+    "alloy.providers.retry",
     "alloy.result",
     "alloy.tools",
     "alloy.tools.base",
+    "alloy.tools.compact",
     "alloy.tools.docstring",
     "alloy.tools.functions",
+    "alloy.tools.paths",
+    "alloy.tools.read",
     "alloy.usage",
 }
 ANYIO = {"anyio", "sniffio", "typing_extensions"}  # anyio and what it takes, which differs between versions

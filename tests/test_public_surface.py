@@ -220,20 +220,23 @@ class Shortens(alloy.Middleware):
 @pytest.mark.anyio
 async def test_envelopes_carry_what_the_catalogue_says():
     recorder = Recorder()
+    busy = alloy.ProviderError("busy", kind="overloaded")
     too_long = alloy.ProviderError("too long", kind="context_overflow")
 
     await run_script(
-        [too_long, Reply(thinking="Hm.", text="Wait.", tool_calls=calls("work").tool_calls), "Done."],
+        [busy, too_long, Reply(thinking="Hm.", text="Wait.", tool_calls=calls("work").tool_calls), "Done."],
         tools=[work],
         middleware=[Shortens()],
         on_event=recorder,
+        max_retries=1,
+        retry_backoff=0,
     )
 
     documented = catalogue()
     carried = {envelope.event: set(envelope.payload) for envelope in recorder.envelopes}
     assert carried == {name: documented[name] for name in carried}
     of_agents = {"lagged", "request_cancelled", "request_queued"}
-    assert set(EVENT_NAMES) - set(carried) - of_agents == {"retry", "runtime_event"}
+    assert set(EVENT_NAMES) - set(carried) - of_agents == {"runtime_event"}
 
 
 # --- Documentation ---------------------------------------------------------------------------------------------------

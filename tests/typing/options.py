@@ -32,6 +32,9 @@ async def every_option_is_taken(provider: alloy.testing.Scripted) -> None:
         tool_timeout=5.0,
         max_result_bytes=1000,
         on_event=watch,
+        fallback_providers=["local", provider],
+        max_retries=2,
+        retry_backoff=0.5,
     )
     assert_type(config.with_options(max_turns=2), alloy.Config)
     assert_type(await alloy.run("Hi.", config, provider="openai:gpt-5", max_turns=2), alloy.Result)
