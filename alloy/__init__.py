@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from alloy.errors import RunError as RunError
     from alloy.errors import ToolError as ToolError
     from alloy.events import Envelope as Envelope
+    from alloy.history import check_history as check_history
+    from alloy.history import repair_history as repair_history
     from alloy.loop.config import Config as Config
     from alloy.loop.middleware import Blocked as Blocked
     from alloy.loop.middleware import Middleware as Middleware
@@ -38,10 +40,8 @@ if TYPE_CHECKING:
     from alloy.messages import ToolResultBlock as ToolResultBlock
     from alloy.messages import ToolUseBlock as ToolUseBlock
     from alloy.messages import VideoBlock as VideoBlock
-    from alloy.messages import check_history as check_history
     from alloy.messages import messages_from_json as messages_from_json
     from alloy.messages import messages_to_json as messages_to_json
-    from alloy.messages import repair_history as repair_history
     from alloy.result import Result as Result
     from alloy.tools.base import Tool as Tool
     from alloy.tools.base import ToolContext as ToolContext
@@ -60,6 +60,7 @@ _MODULES = {
         "ToolError",
     ),
     "alloy.events": ("Envelope",),
+    "alloy.history": ("check_history", "repair_history"),
     "alloy.loop.config": ("Config",),
     "alloy.loop.middleware": ("Blocked", "Middleware", "RunContext"),
     "alloy.loop.run": ("RunStream", "run", "stream"),
@@ -73,10 +74,8 @@ _MODULES = {
         "ToolResultBlock",
         "ToolUseBlock",
         "VideoBlock",
-        "check_history",
         "messages_from_json",
         "messages_to_json",
-        "repair_history",
     ),
     "alloy.result": ("Result",),
     "alloy.tools.base": ("Tool", "ToolContext", "ToolOutput", "tool"),

@@ -12,6 +12,7 @@ LOOP = {
     "alloy._tasks",
     "alloy.errors",
     "alloy.events",
+    "alloy.history",
     "alloy.loop",
     "alloy.loop.config",
     "alloy.loop.middleware",

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from alloy.errors import InvalidOptionError, ToolDefinitionError, UnknownOptionError
+from alloy.history import check_history
 from alloy.loop.middleware import Middleware
-from alloy.messages import Message, check_history
+from alloy.messages import Message
 from alloy.providers.base import Provider
 from alloy.tools.base import Tool
 

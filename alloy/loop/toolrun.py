@@ -12,8 +12,9 @@ import anyio
 
 from alloy._tasks import call_soon, was_cancelled
 from alloy.errors import ToolError
+from alloy.history import UNKNOWN_OUTCOME
 from alloy.loop.middleware import Blocked
-from alloy.messages import UNKNOWN_OUTCOME, TextBlock, ToolResultBlock, ToolUseBlock
+from alloy.messages import TextBlock, ToolResultBlock, ToolUseBlock
 from alloy.result import ToolCall
 from alloy.tools.base import Tool, ToolContext, ToolOutput
 

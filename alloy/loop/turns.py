@@ -17,9 +17,10 @@ import anyio
 
 from alloy._tasks import last_words, was_cancelled
 from alloy.errors import DeadlineExceededError, EmptyPromptError, Halt, InvalidOptionError, ProviderError
+from alloy.history import check_history, own_call_ids, without_blanks
 from alloy.loop.middleware import Hooks, RunContext
 from alloy.loop.toolrun import TRUNCATED, ToolBatch, ToolRunner
-from alloy.messages import Message, TextBlock, check_history, own_call_ids, without_blanks
+from alloy.messages import Message, TextBlock
 from alloy.providers.base import Completion, Request, Retry, TextDelta, ThinkingDelta, ToolCallDelta, ToolSpec, held
 from alloy.result import Result
 from alloy.usage import Usage

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import anyio
 
 from alloy._tasks import stuck_threads
+from alloy.history import check_history
 from alloy.loop.middleware import Middleware
 from alloy.loop.run import run
-from alloy.messages import check_history
 from alloy.providers.scripted import Scripted
 from alloy.testing.asserts import check_envelopes
 from alloy.testing.recorder import Recorder

@@ -8,7 +8,8 @@ from llmock.scenarios import Fail, StreamFault, ToolFault
 from llmock.testing import LLMockServer
 
 from alloy.errors import ProviderError
-from alloy.messages import Message, TextBlock, ToolResultBlock, as_user_message, check_history
+from alloy.history import check_history
+from alloy.messages import Message, TextBlock, ToolResultBlock, as_user_message
 from alloy.providers.base import Request, ToolSpec
 from alloy.providers.chat import ChatCompletions
 

@@ -8,7 +8,8 @@ from itertools import accumulate, pairwise
 import pytest
 
 from alloy.errors import ProviderError
-from alloy.messages import Message, TextBlock, ThinkingBlock, ToolResultBlock, as_user_message, check_history
+from alloy.history import check_history
+from alloy.messages import Message, TextBlock, ThinkingBlock, ToolResultBlock, as_user_message
 from alloy.providers.base import Request, TextDelta, ThinkingDelta, ToolCallDelta
 from alloy.providers.chat import ChatCompletions
 from alloy.providers.errors import error_from_response

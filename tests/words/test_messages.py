@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import alloy
 from alloy.errors import InvalidOptionError
+from alloy.history import UNKNOWN_OUTCOME, own_call_ids
 from alloy.messages import (
-    UNKNOWN_OUTCOME,
     DocumentBlock,
     ImageBlock,
     Message,
@@ -23,7 +23,6 @@ from alloy.messages import (
     ToolResultBlock,
     ToolUseBlock,
     as_user_message,
-    own_call_ids,
 )
 from alloy.usage import Usage
 
