@@ -223,6 +223,7 @@ def test_other_names_are_refused(name):
         ({"timeout": "3"}, "timeout must be"),
         ({"timeout": True}, "timeout must be"),
         ({"max_result_bytes": 0}, "max_result_bytes must be"),
+        ({"max_result_bytes": True}, "max_result_bytes must be"),
         ({"max_result_bytes": 1.5}, "max_result_bytes must be"),
         ({"concurrency_safe": "yes"}, "concurrency_safe must be"),
         ({"options": ["strict"]}, "options must be"),
