@@ -42,6 +42,18 @@ class Usage:
         """Prompt and output, in tokens."""
         return self.prompt_tokens + self.output_tokens
 
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return {
+            "input_tokens": self.input_tokens,
+            "cache_read_tokens": self.cache_read_tokens,
+            "cache_write_tokens": self.cache_write_tokens,
+            "output_tokens": self.output_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
+            "server_tool_calls": self.server_tool_calls,
+            "requests": self.requests,
+        }
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,

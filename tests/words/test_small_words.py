@@ -23,6 +23,7 @@ def test_usage_adds_up_field_by_field(a, b):
     assert dataclasses.asdict(a + b) == {name: value + getattr(b, name) for name, value in dataclasses.asdict(a).items()}
     assert (a + b).total_tokens == a.total_tokens + b.total_tokens
     assert a + Usage() == a
+    assert a.as_dict() == dataclasses.asdict(a)
 
 
 def test_reasoning_is_counted_once():
