@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
+from alloy.history import check_history
 from alloy.messages import (
     DocumentBlock,
     ImageBlock,
@@ -24,7 +25,6 @@ from alloy.messages import (
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
-    check_history,
 )
 from alloy.providers.base import Request, ToolSpec
 
