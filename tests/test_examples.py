@@ -41,8 +41,7 @@ def test_an_example_says_whose_answers_it_shows(example):
 
 
 @pytest.mark.embedded
-@pytest.mark.parametrize("name", ["one_shot", "streaming"])
-def test_an_example_runs_with_the_embedded_model(name, tmp_path):
-    example = next(example for example in EXAMPLES if example.stem == name)
+def test_an_example_runs_with_the_embedded_model(tmp_path):
+    one_shot = next(example for example in EXAMPLES if example.stem == "one_shot")
 
-    assert "tokens" in run_example(example, tmp_path, ALLOY_PROVIDER="local")
+    assert "[completed: " in run_example(one_shot, tmp_path, ALLOY_PROVIDER="local")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import pytest
 
@@ -189,8 +191,6 @@ def test_a_tool_that_ended_before_the_cancellation_keeps_its_result():
 
 def test_the_sweep_sees_a_task_that_is_left_behind():
     async def scenario(probe):
-        import asyncio
-
         scenario.kept = asyncio.get_running_loop().create_task(anyio.sleep_forever())
         await anyio.lowlevel.checkpoint()
 

@@ -180,7 +180,7 @@ async def test_p9_a_hook_that_returns_something_else_is_named():
         async def before_completion(self, request, run):
             return "hello"
 
-    with pytest.raises(alloy.RunError, match="middleware.before_completion"):
+    with pytest.raises(alloy.RunError, match=r"middleware\.before_completion"):
         await run_script(["."], middleware=[Wrong()])
 
 

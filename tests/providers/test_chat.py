@@ -10,6 +10,7 @@ import re
 import pytest
 
 from alloy.errors import InvalidOptionError, MissingKeyError, ProviderError, UnknownOptionError, UnknownProviderError
+from alloy.history import check_history
 from alloy.messages import (
     AudioBlock,
     DocumentBlock,
@@ -21,7 +22,6 @@ from alloy.messages import (
     ToolUseBlock,
     VideoBlock,
     as_user_message,
-    check_history,
 )
 from alloy.providers import from_string
 from alloy.providers.base import Provider, Request, ToolCallDelta, ToolSpec
