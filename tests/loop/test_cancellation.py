@@ -131,7 +131,10 @@ SCRIPTS = {
 }
 FAILING = {
     "a refusal": lambda: [two_calls(), refusal()],
-    "a broken answer": lambda: [two_calls(), Reply(text="So far so", error=alloy.ProviderError("lost", kind="network"))],
+    "a broken answer": lambda: [
+        two_calls(),
+        Reply(text="So far so", error=alloy.ProviderError("lost", kind="network")),
+    ],
     "a crash": lambda: [two_calls(), ValueError("bug")],
 }
 
@@ -175,7 +178,9 @@ def test_a_tool_that_ended_before_the_cancellation_keeps_its_result():
     async def scenario(probe):
         log.clear()
         try:
-            await alloy.run("Go.", provider=Scripted([two_calls(), "Done."]), tools=TOOLS, middleware=[probe], on_event=probe)
+            await alloy.run(
+                "Go.", provider=Scripted([two_calls(), "Done."]), tools=TOOLS, middleware=[probe], on_event=probe
+            )
         finally:
             for result in probe.results:
                 kept = [call.data or call.content[0].text for call in result.tool_calls if not call.is_error]

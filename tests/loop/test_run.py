@@ -189,7 +189,9 @@ async def test_tool_use_with_only_the_vendors_own_tools_makes_no_empty_result_me
 
 async def test_what_was_said_before_a_pause_stays_when_the_next_request_fails():
     with pytest.raises(alloy.RunError) as caught:
-        await run_script([Reply(text="Half.", stop_reason="pause_turn"), alloy.ProviderError("no", kind="server_error")])
+        await run_script(
+            [Reply(text="Half.", stop_reason="pause_turn"), alloy.ProviderError("no", kind="server_error")]
+        )
 
     assert caught.value.result.messages[-1].text == "Half."
     alloy.check_history(caught.value.result.messages)
@@ -481,7 +483,9 @@ async def test_p1_blank_text_beside_a_call_does_not_get_into_the_history():
 
 async def test_opaque_blocks_come_back_as_they_were():
     opaque = RawBlock("redacted_thinking", {"data": "x", "none": None})
-    script = Scripted([Reply(blocks=(opaque,), thinking="t", tool_calls=(ToolUseBlock("", "add", {"a": 1, "b": 1}),)), "."])
+    script = Scripted(
+        [Reply(blocks=(opaque,), thinking="t", tool_calls=(ToolUseBlock("", "add", {"a": 1, "b": 1}),)), "."]
+    )
 
     result = await alloy.run("Hi.", provider=script, tools=[add])
 
