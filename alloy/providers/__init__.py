@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from alloy.errors import InvalidOptionError, UnknownProviderError
 
 if TYPE_CHECKING:
+    from alloy.providers.anthropic import Anthropic
     from alloy.providers.base import (
         Completion,
         Delta,
@@ -22,17 +23,24 @@ if TYPE_CHECKING:
     )
     from alloy.providers.chat import ChatCompletions
     from alloy.providers.compat import Compat
+    from alloy.providers.gemini import Gemini
     from alloy.providers.local import Local
+    from alloy.providers.openai import OpenAI
     from alloy.providers.retry import Fallback, Retrying
     from alloy.providers.scripted import Scripted
+    from alloy.providers.xai import XAI
 
 __all__ = [
+    "XAI",
+    "Anthropic",
     "ChatCompletions",
     "Compat",
     "Completion",
     "Delta",
     "Fallback",
+    "Gemini",
     "Local",
+    "OpenAI",
     "Provider",
     "ProviderItem",
     "Request",
@@ -47,13 +55,19 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "Anthropic": "anthropic",
     "ChatCompletions": "chat",
     "Compat": "compat",
+    "Gemini": "gemini",
     "Local": "local",
     "Scripted": "scripted",
     "Fallback": "retry",
     "Retrying": "retry",
+    "OpenAI": "openai",
+    "XAI": "xai",
 }
+_ADAPTERS = {"anthropic": "Anthropic", "gemini": "Gemini", "google": "Gemini", "openai": "OpenAI", "xai": "XAI"}
+"""Vendors with an adapter of their own; where they serve Chat Completions as well, that is ``vendor-chat``."""
 
 
 def __getattr__(name: str) -> Any:
@@ -71,8 +85,9 @@ def __dir__() -> list[str]:
 def from_string(provider: str) -> Provider:
     """The provider that a string such as ``openai:gpt-5`` names.
 
-    Its key, and for some its address, come from the vendor's usual environment variables. ``local`` is the embedded model,
-    ``local:/path/to/model.gguf`` another one.
+    Its key, and for some its address, come from the vendor's usual environment variables. A vendor's own API is asked
+    where there is an adapter for it; ``openai-chat`` and ``xai-chat`` are those vendors' Chat Completions. ``local`` is the
+    embedded model, ``local:/path/to/model.gguf`` another one.
 
     Raises:
         UnknownProviderError: nobody is called so.
@@ -83,14 +98,18 @@ def from_string(provider: str) -> Provider:
     from alloy.providers.compat import HOSTS  # noqa: PLC0415  only strings need it
 
     vendor, _, model = provider.partition(":")
-    if vendor not in HOSTS and vendor != "local":
-        raise UnknownProviderError(provider, [*HOSTS, "local"])
+    chat = {f"{name}-chat" if name in _ADAPTERS else name: name for name in HOSTS}
+    if vendor not in chat and vendor not in _ADAPTERS and vendor != "local":
+        raise UnknownProviderError(provider, [*chat, *_ADAPTERS, "local"])
     if vendor == "local":
         from alloy.providers.local import Local  # noqa: PLC0415  an extra
 
         return Local(model) if model else Local()
     if not model.strip():
         raise InvalidOptionError("provider", f"a model too, as in '{vendor}:<model>'", provider)
+    if vendor in _ADAPTERS:
+        made: Provider = __getattr__(_ADAPTERS[vendor])(model)
+        return made
     from alloy.providers.chat import ChatCompletions  # noqa: PLC0415  only who talks to it pays for it
 
-    return ChatCompletions(model, compat=vendor)
+    return ChatCompletions(model, compat=chat[vendor])

@@ -1,7 +1,8 @@
 """Recorded exchanges for every adapter's tests; ``tests/wire/README.md`` describes them.
 
 A test module that says ``WIRE = "chat_completions"`` gets the exchanges of that wire format, one at a time: every one as
-`exchange`, those that are answers as `answered`, those among them that are streams as `streamed`, and the errors as `failed`.
+`exchange`, those that are answers as `answered`, those among them that are streams as `streamed`, the errors as `failed`, and
+those whose request has an earlier answer as `continued`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import pytest
 
 _WIRE = Path(__file__).parent.parent / "wire"
-_FAILURES = {"error", "error-in-200", "mid-stream-error"}
+_FAILURES = {"error", "error-in-200", "mid-stream-error", "status:in_progress", "status:queued"}
 
 
 class Exchange:
@@ -59,6 +60,7 @@ _CHOSEN = {
     "answered": lambda exchange: not exchange.is_failure,
     "streamed": lambda exchange: not exchange.is_failure and exchange.sse is not None,
     "failed": lambda exchange: exchange.is_failure,
+    "continued": lambda exchange: "multi-turn" in exchange.features,
 }
 
 
