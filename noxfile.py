@@ -26,8 +26,8 @@ PYTHONS = [*DECLARED, *({OWN} - {*DECLARED})]
 
 
 def wake_pyenv() -> None:
-    """Lets pyenv's ``python3.12`` and its like run: without a choice of version they fail instead."""
-    if "PYENV_VERSION" in os.environ or not (pyenv := shutil.which("pyenv")):
+    """Lets pyenv's ``python3.12`` and its like run: where only another version is chosen they fail instead."""
+    if not (pyenv := shutil.which("pyenv")):
         return
     chosen, installed = (
         subprocess.run([pyenv, *words], capture_output=True, text=True, check=False).stdout.replace(":", "\n").split()  # noqa: S603  pyenv itself
