@@ -132,7 +132,7 @@ class GeminiDecoder:
         """Takes the stream's next event."""
         if event.data.strip():
             yield from self._chunks(event.json())
-        elif event.unknown:
+        elif event.unknown and event.unknown[0].lstrip()[:1] in ("[", "{"):
             yield from self._chunks(_bare(event.unknown))
 
     def end(self) -> Completion:

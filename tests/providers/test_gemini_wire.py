@@ -245,7 +245,7 @@ def test_an_answer_goes_back_with_every_signature_in_its_own_part(answered):
     assert "".join(p["text"] for p in sent if p.keys() == {"text"}) == unsigned
     assert [p["functionCall"]["name"] for p in sent if "functionCall" in p] == [name for name, _ in called(answered)]
     if results:
-        signed = [p for p in sent if "functionCall" in p][0]
+        signed = next(p for p in sent if "functionCall" in p)
         assert signed["thoughtSignature"]
 
 
