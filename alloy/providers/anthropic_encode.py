@@ -1,0 +1,313 @@
+"""A request in the words of Anthropic's Messages API; pure but for the clock.
+
+Source: Anthropic's API reference, "Messages", and its guides on extended thinking, prompt caching and tool use.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+
+from pydantic_core import to_json
+
+from alloy.errors import ProviderError
+from alloy.messages import (
+    AudioBlock,
+    DocumentBlock,
+    ImageBlock,
+    RawBlock,
+    ServerToolResultBlock,
+    ServerToolUseBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    VideoBlock,
+)
+from alloy.providers.memo import Memo
+from alloy.providers.options import tool_options
+from alloy.providers.transcript import CallIds, for_origin, turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from alloy.messages import Block, MediaBlock, Message, ResultContent
+    from alloy.providers.base import Request, ToolSpec
+    from alloy.providers.transcript import Role
+
+__all__ = ["CONTAINER", "Encoder"]
+
+CONTAINER = "container"
+"""The kind of the `RawBlock` that says in which container an answer's code ran; it isn't sent as a block."""
+
+_CALL_IDS = CallIds("[A-Za-z0-9_-]{1,64}")
+_CACHED_TURNS = 2  # the newest, which the next request reads, and the one before, which this one does
+
+
+class _Sent(NamedTuple):
+    """One message as it is sent.
+
+    Attributes:
+        role: whose it is.
+        parts: its blocks, each as JSON.
+        settled: its blocks for when something follows that doesn't answer the vendor's own calls.
+        container: where its code ran.
+    """
+
+    role: Role
+    parts: tuple[bytes, ...]
+    settled: tuple[bytes, ...]
+    container: Mapping[str, Any] | None = None
+
+
+class Encoder:
+    """Makes request bodies for one provider.
+
+    Args:
+        origin: the provider's own; a message of another origin loses what only its own can read.
+        settings: fields of every request, such as the model.
+        server_tools: tools that the vendor runs, as the API has them.
+        cache: how long prompts are cached, ``5m`` or ``1h``; None for not at all.
+        citations: whether documents can be cited.
+        now: the time, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        settings: Mapping[str, Any],
+        *,
+        server_tools: Sequence[Mapping[str, Any]] = (),
+        cache: str | None = None,
+        citations: bool = False,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._origin = origin
+        self._settings = settings
+        self._server_tools = [dict(tool) for tool in server_tools]
+        ttl = {} if cache == "5m" else {"ttl": cache}
+        self._cache: dict[str, Any] | None = {"type": "ephemeral"} | ttl if cache else None
+        self._citations = citations
+        self._now = now
+        self._memo: Memo[_Sent] = Memo(self._message, size=lambda sent: sum(map(len, sent.parts)))
+
+    def encode(self, request: Request) -> bytes:
+        """The body to send.
+
+        Raises:
+            ProviderError: something in it that the API can't take (kind ``invalid_request``).
+        """
+        fields: dict[str, Any] = dict(self._settings)
+        messages = [self._memo(message) for message in request.messages]
+        tools = [_tool(tool) for tool in request.tools] + self._server_tools
+        system = request.system if request.system and request.system.strip() else None
+        if tools:
+            fields["tools"] = tools if system else self._cached_tools(tools)
+        else:
+            fields.pop("tool_choice", None)
+        if system:
+            fields["system"] = [{"type": "text", "text": system} | self._breakpoint]
+        if self._server_tools and CONTAINER not in fields and (container := self._container(messages)):
+            fields["container"] = container
+        if request.stream:
+            fields["stream"] = True
+        last = len(messages) - 1
+        sent = ((one.role, one.parts if index == last else one.settled) for index, one in enumerate(messages))
+        return to_json(fields)[:-1] + b',"messages":[' + b",".join(self._turns(sent)) + b"]}"
+
+    def _turns(self, messages: Iterable[tuple[Role, Sequence[bytes]]]) -> Iterator[bytes]:
+        ordered = list(turns(messages))
+        if self._cache:
+            mark = b',"cache_control":' + to_json(self._cache) + b"}"
+            for _, parts in [turn for turn in ordered if turn[0] == "user"][-_CACHED_TURNS:]:
+                parts[-1] = parts[-1][:-1] + mark
+        for role, parts in ordered:
+            yield b'{"role":"%s","content":[%s]}' % (role.encode(), b",".join(parts))
+
+    @property
+    def _breakpoint(self) -> dict[str, Any]:
+        return {"cache_control": self._cache} if self._cache else {}
+
+    def _cached_tools(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The tools with a breakpoint behind the last one that the prompt begins with: deferred ones aren't part of it."""
+        last = next((index for index in reversed(range(len(tools))) if not tools[index].get("defer_loading")), None)
+        return [tool | self._breakpoint if index == last else tool for index, tool in enumerate(tools)]
+
+    def _container(self, messages: Sequence[_Sent]) -> str | None:
+        """The container that the latest answer used, unless it has expired."""
+        latest = next((sent.container for sent in reversed(messages) if sent.container), None)
+        return None if latest is None or _expired(latest, self._now()) else str(latest["id"])
+
+    # --- messages ----------------------------------------------------------------------------------------------------
+
+    def _message(self, message: Message) -> _Sent:
+        message = for_origin(message, self._origin, _CALL_IDS)
+        if message.role == "user":
+            parts = tuple(to_json(part) for part in self._user(message))
+            return _Sent("user", parts, parts)
+        parts = tuple(_parts(message.content))
+        settled = parts if (content := _settled(message.content)) == message.content else tuple(_parts(content))
+        return _Sent("assistant", parts, settled, _container_of(message))
+
+    def _user(self, message: Message) -> Iterator[dict[str, Any]]:
+        after: list[dict[str, Any]] = []
+        for block in message.content:
+            match block:
+                case ToolResultBlock():
+                    result, media = self._result(block)
+                    yield result
+                    after += media
+                case TextBlock(text=text):
+                    if text.strip():
+                        after.append({"type": "text", "text": text})
+                case ImageBlock() | AudioBlock() | VideoBlock() | DocumentBlock():
+                    after.append(self._media(block))
+                case _:
+                    raise _refused(f"a {type(block).__name__} in a user's message")
+        yield from after
+
+    def _result(self, block: ToolResultBlock) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """A tool's result, and what of it must stand behind all results: the API takes no media in one of an error."""
+        parts = [self._result_part(part) for part in block.content]
+        media = [part for part in parts if part["type"] != "text"] if block.is_error else []
+        inside = [part for part in parts if part not in media]
+        if not inside:
+            inside = [{"type": "text", "text": "(see the attached media)" if media else "(no output)"}]
+        result: dict[str, Any] = {"type": "tool_result", "tool_use_id": block.tool_use_id, "content": inside}
+        return result | ({"is_error": True} if block.is_error else {}), media
+
+    def _result_part(self, part: ResultContent) -> dict[str, Any]:
+        match part:
+            case TextBlock(text=text):
+                return {"type": "text", "text": text if text.strip() else "(blank)"}
+            case ImageBlock() | DocumentBlock():
+                return self._media(part)
+            case AudioBlock() | VideoBlock():
+                return {"type": "text", "text": f"({part.type} of type {part.media_type}, which can't be shown here)"}
+            case _:
+                assert_never(part)
+
+    def _media(self, block: MediaBlock) -> dict[str, Any]:
+        match block:
+            case ImageBlock():
+                return {"type": "image", "source": _source(block)}
+            case DocumentBlock():
+                title = {"title": block.name} if block.name else {}
+                citations = {"citations": {"enabled": True}} if self._citations else {}
+                return {"type": "document", "source": _source(block)} | title | citations
+            case AudioBlock() | VideoBlock():
+                raise _refused(f"{block.type}; give the model a transcript or pictures")
+            case _:
+                assert_never(block)
+
+
+def _parts(blocks: Iterable[Block]) -> Iterator[bytes]:
+    return (to_json(part) for block in blocks if (part := _assistant_part(block)) is not None)
+
+
+def _assistant_part(block: Block) -> dict[str, Any] | None:
+    match block:
+        case TextBlock(text=text, extra=extra):
+            return dict(extra or {}) | {"type": "text", "text": text} if text.strip() else None
+        case ThinkingBlock(text=text, signature=signature, extra=extra):
+            # Without a signature, as where it was cut off, the API refuses it.
+            return (
+                dict(extra or {}) | {"type": "thinking", "thinking": text, "signature": signature}
+                if signature
+                else None
+            )
+        case ToolUseBlock(id=call_id, name=name, input=arguments, extra=extra):
+            call = {"type": "tool_use", "id": call_id, "name": _tool_name(name), "input": arguments}
+            return dict(extra or {}) | call
+        case ServerToolUseBlock(raw=raw) | ServerToolResultBlock(raw=raw):
+            return dict(raw)
+        case RawBlock(kind=kind, data=data):
+            return None if kind == CONTAINER else dict(data)
+        case ImageBlock() | AudioBlock() | VideoBlock() | DocumentBlock():
+            return {"type": "text", "text": f"({block.type} of type {block.media_type}, made by another model)"}
+        case ToolResultBlock():
+            raise _refused("a tool result in an assistant's message")
+        case _:
+            assert_never(block)
+
+
+def _settled(content: tuple[Block, ...]) -> tuple[Block, ...]:
+    """An answer without what only a continuation of it may have: the vendor's calls without a result, thinking at its end.
+
+    An unanswered call of ours keeps the vendor's open, since the vendor's code may be what made it.
+    """
+    if not any(isinstance(block, ToolUseBlock) for block in content):
+        content = tuple(_answered(content))
+    end = len(content)
+    while end and _is_aside(content[end - 1]):
+        end -= 1
+    return content[:end]
+
+
+def _answered(content: Iterable[Block]) -> Iterator[Block]:
+    """The blocks but for the vendor's calls without a result, and what code made that one of these ran."""
+    content = list(content)
+    done = {block.tool_use_id for block in content if isinstance(block, ServerToolResultBlock)}
+    gone = {block.id for block in content if isinstance(block, ServerToolUseBlock) and block.id not in done}
+    for block in content:
+        match block:
+            case ServerToolUseBlock(id=call_id, raw=raw) | ServerToolResultBlock(tool_use_id=call_id, raw=raw):
+                if call_id in gone or _caller(raw) in gone:
+                    gone.add(call_id)
+                else:
+                    yield block
+            case _:
+                yield block
+
+
+def _caller(raw: Mapping[str, Any]) -> str | None:
+    """The call of the vendor's whose code made this one."""
+    caller = raw.get("caller")
+    return caller.get("tool_id") if isinstance(caller, dict) else None
+
+
+def _is_aside(block: Block) -> bool:
+    return isinstance(block, ThinkingBlock) or (
+        isinstance(block, RawBlock) and block.kind in ("redacted_thinking", CONTAINER)
+    )
+
+
+def _container_of(message: Message) -> Mapping[str, Any] | None:
+    found = [b.data for b in message.content if isinstance(b, RawBlock) and b.kind == CONTAINER and b.data.get("id")]
+    return found[-1] if found else None
+
+
+def _expired(container: Mapping[str, Any], now: float) -> bool:
+    try:
+        return datetime.fromisoformat(container["expires_at"]).timestamp() <= now
+    except (KeyError, TypeError, ValueError):
+        return False  # it doesn't say
+
+
+def _tool(tool: ToolSpec) -> dict[str, Any]:
+    """A tool; one of a type of the vendor's has its description and schema there."""
+    options = tool_options(tool, "anthropic")
+    if options.get("type", "custom") != "custom":
+        return {"name": tool.name} | options
+    described = {"description": tool.description} if tool.description else {}
+    return {"name": tool.name} | described | {"input_schema": tool.input_schema} | options
+
+
+def _tool_name(name: str) -> str:
+    """A name that the API takes, for calls of tools that another model made up."""
+    return re.sub("[^A-Za-z0-9_-]", "_", name)[:64] or "unnamed"
+
+
+def _source(block: ImageBlock | DocumentBlock) -> dict[str, Any]:
+    if block.data is None:
+        return {"type": "url", "url": block.url}
+    if block.media_type.startswith("text/"):
+        return {"type": "text", "media_type": "text/plain", "data": block.data.decode(errors="replace")}
+    return {"type": "base64", "media_type": block.media_type, "data": base64.b64encode(block.data).decode()}
+
+
+def _refused(what: str) -> ProviderError:
+    return ProviderError(f"Anthropic can't be sent {what}", kind="invalid_request")
