@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, Unpack
 
 from alloy.loop.config import Config
@@ -30,10 +31,13 @@ def calls(tool: str, /, **arguments: Any) -> Reply:
 
 
 def together(*replies: Reply) -> Reply:
-    """One reply with the text and the tool calls of several, in order."""
-    return Reply(
+    """One reply that thinks, says and calls what several do, in order; the rest is as in the last."""
+    return dataclasses.replace(
+        replies[-1],
+        thinking="".join(reply.thinking for reply in replies),
         text="".join(reply.text for reply in replies),
         tool_calls=tuple(call for reply in replies for call in reply.tool_calls),
+        blocks=tuple(block for reply in replies for block in reply.blocks),
     )
 
 
