@@ -53,7 +53,7 @@ class AnthropicSettings(TypedDict, total=False):
         effort: how much to think and write, such as ``low``, ``medium``, ``high``, ``xhigh`` or ``max``.
         tool_choice: ``auto``, ``none``, ``any`` (or ``required``), or the API's object that names a tool.
         parallel_tool_calls: whether one answer may call several tools.
-        output_schema: a JSON schema that the answer's text must match.
+        response_schema: a JSON schema that the answer's text must match.
         server_tools: tools that Anthropic runs, as the API has them, such as
             ``{"type": "web_search_20250305", "name": "web_search"}``.
         citations: whether the answer may cite the documents.
@@ -72,7 +72,7 @@ class AnthropicSettings(TypedDict, total=False):
     effort: str
     tool_choice: str | Mapping[str, Any]
     parallel_tool_calls: bool
-    output_schema: Mapping[str, Any]
+    response_schema: Mapping[str, Any]
     server_tools: Sequence[Mapping[str, Any]]
     citations: bool
     cache: Literal["5m", "1h"] | None
@@ -232,7 +232,7 @@ def _fields(model: str, settings: AnthropicSettings) -> dict[str, Any]:
                 fields["stop_sequences"] = value
             case "effort":
                 output["effort"] = value
-            case "output_schema":
+            case "response_schema":
                 output["format"] = {"type": "json_schema", "schema": value}
             case _:
                 pass  # not a field of the body

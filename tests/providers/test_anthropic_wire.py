@@ -311,7 +311,7 @@ def imported(exchange):
     output = body.get("output_config", {})
     if output.keys() <= {"effort", "format"} and body.pop("output_config", None):
         settings |= {"effort": output["effort"]} if "effort" in output else {}
-        settings |= {"output_schema": output["format"]["schema"]} if "format" in output else {}
+        settings |= {"response_schema": output["format"]["schema"]} if "format" in output else {}
     tools = body.pop("tools", [])
     settings["server_tools"] = [tool for tool in tools if tool.get("type", "custom") != "custom"]
     system = body.pop("system", None)
