@@ -445,6 +445,22 @@ def test_native_tools_that_the_application_runs_are_calls(item, name, arguments,
     ]
 
 
+@pytest.mark.parametrize(
+    "output",
+    [
+        [{"type": "shell_call", "call_id": "c1", "action": {}, "environment": {"type": "container_auto"}}],
+        [{"type": "shell_call", "call_id": "c1", "action": {}}, {"type": "shell_call_output", "call_id": "c1"}],
+    ],
+    ids=["in a container", "answered"],
+)
+def test_a_shell_of_the_vendors_is_not_ours_to_answer(output):
+    completion = whole(*output)
+
+    assert completion.stop_reason == "end_turn"
+    assert not completion.message.tool_uses
+    assert back(*output) == output
+
+
 def test_the_result_of_a_call_that_a_program_made_names_its_caller():
     caller = {"type": "program", "caller_id": "p1"}
 
@@ -508,6 +524,12 @@ def test_items_that_end_out_of_order_stay_in_their_places():
         (0, "c1", '{"at":1}'),
         (1, "c2", ":2}"),
     ]
+
+
+def test_items_that_come_out_of_order_stand_in_theirs():
+    _, completion = streamed(done(1, said("b")), done(0, reasoning()), end())
+
+    assert [type(block) for block in completion.message.content] == [ThinkingBlock, TextBlock]
 
 
 def test_encrypted_reasoning_is_taken_from_the_item_that_is_done():
@@ -706,6 +728,7 @@ def test_usage_has_the_cache_apart():
 
     assert (counted.input_tokens, counted.cache_read_tokens, counted.cache_write_tokens) == (10, 60, 30)
     assert (counted.output_tokens, counted.reasoning_tokens, counted.server_tool_calls) == (20, 15, 1)
+    assert whole(said("a"), usage={"num_server_side_tools_used": 3}).usage.server_tool_calls == 3
     assert whole(said("a"), usage=None).usage.requests == 1
 
 
