@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from pydantic_core import from_json, to_json
@@ -22,6 +20,8 @@ from alloy.messages import (
     VideoBlock,
 )
 from alloy.providers.memo import Memo
+from alloy.providers.options import tool_options
+from alloy.providers.transcript import ANY_CALL_ID, CallIds, for_origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoder"]
 
-_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_CALL_IDS = {"any": ANY_CALL_ID, "alphanumeric_9": CallIds("[A-Za-z0-9]{9}", 9)}
 _AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wave": "wav", "audio/vnd.wave": "wav"}
 
 
@@ -96,6 +96,7 @@ class Encoder:
             yield held
 
     def _message(self, message: Message) -> tuple[_Sent, ...]:
+        message = for_origin(message, self._origin, _CALL_IDS[self._compat.call_ids])
         if message.role == "assistant":
             return tuple(map(_sent, self._assistant(message)))
         return tuple(map(_sent, self._user(message)))
@@ -105,7 +106,7 @@ class Encoder:
         for block in message.content:
             match block:
                 case ToolResultBlock():
-                    yield {"role": "tool", "tool_call_id": self._call_id(block.tool_use_id), "content": _result(block)}
+                    yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _result(block)}
                     parts += _media_of(block, self._compat)
                 case TextBlock(text=text):
                     if text.strip():
@@ -118,12 +119,10 @@ class Encoder:
             yield {"role": "user", "content": _content(parts)}
 
     def _assistant(self, message: Message) -> Iterator[dict[str, Any]]:
-        own = message.origin is not None and message.origin == self._origin
         text = "\n\n".join(b.text for b in message.content if isinstance(b, TextBlock) and b.text.strip())
         sent: dict[str, Any] = {"role": "assistant", "content": text or None}
-        if own:
-            _replay(sent, message, self._compat)
-        calls = [self._call(call, own=own) for call in message.tool_uses]
+        _replay(sent, message, self._compat)
+        calls = [_call(call) for call in message.tool_uses]
         if calls:
             sent["tool_calls"] = calls
             if self._compat.reasoning_required:
@@ -131,20 +130,10 @@ class Encoder:
         if sent["content"] or calls:
             yield sent
 
-    def _call(self, call: ToolUseBlock, *, own: bool) -> dict[str, Any]:
-        extra = dict(call.extra or {}) if own else {}
-        arguments = to_json(call.input).decode()
-        function = {"name": call.name, "arguments": arguments}
-        return extra | {"id": self._call_id(call.id), "type": "function", "function": function}
 
-    def _call_id(self, call_id: str) -> str:
-        match self._compat.call_ids:
-            case "any":
-                return call_id
-            case "alphanumeric_9":
-                return call_id if re.fullmatch("[A-Za-z0-9]{9}", call_id) else _nine(call_id)
-            case _:
-                assert_never(self._compat.call_ids)
+def _call(call: ToolUseBlock) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": to_json(call.input).decode()}
+    return dict(call.extra or {}) | {"id": call.id, "type": "function", "function": function}
 
 
 def _sent(message: Mapping[str, Any]) -> _Sent:
@@ -169,7 +158,7 @@ def _content(parts: Sequence[Mapping[str, Any]]) -> Any:
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:
     function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
-    return {"type": "function", "function": function | dict(tool.options)}
+    return {"type": "function", "function": function | tool_options(tool, "chat_completions")}
 
 
 def _result(block: ToolResultBlock) -> str:
@@ -239,13 +228,3 @@ def _replay(sent: dict[str, Any], message: Message, compat: Compat) -> None:
                 sent.update(data)
             case _:
                 pass
-
-
-def _nine(call_id: str) -> str:
-    """Nine letters and digits that stand for an id: the same for the call and for its result."""
-    number = int.from_bytes(hashlib.sha256(call_id.encode()).digest()[:8], "big")
-    out = ""
-    for _ in range(9):
-        number, digit = divmod(number, len(_ALPHABET))
-        out += _ALPHABET[digit]
-    return out

@@ -177,6 +177,26 @@ def test_thinking_goes_back_to_where_it_came_from_and_nowhere_else():
     assert "extra_content" not in other["tool_calls"][0]
 
 
+def test_an_answer_that_was_broken_off_goes_back_as_text():
+    own = provider()
+    thinking = ThinkingBlock("Hm.", extra={"field": "reasoning"})
+    message = dataclasses.replace(answer(own.origin, thinking, TextBlock("Ye")), interrupted=True)
+
+    assert sent([HI, message, HI], to=own)["messages"][1] == {"role": "assistant", "content": "Ye"}
+
+
+def test_a_text_that_another_api_splits_at_its_citations_is_one_again():
+    message = answer("another", TextBlock("It is "), TextBlock("blue", extra={"citations": [{}]}), TextBlock("."))
+
+    assert sent([HI, message, HI])["messages"][1]["content"] == "It is blue."
+
+
+def test_what_a_tool_tells_another_adapter_is_not_sent():
+    tool = ToolSpec("t", "T", {"type": "object"}, {"strict": True, "anthropic": {"defer_loading": True}})
+
+    assert sent([HI], tools=(tool,))["tools"][0]["function"].keys() == {"name", "description", "parameters", "strict"}
+
+
 def test_turns_that_meet_when_foreign_thinking_goes_are_one():
     history = [HI, answer("another", ThinkingBlock("Hm.")), as_user_message("Well?")]
 
