@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 import alloy
 from alloy.providers import Anthropic, ChatCompletions
 from alloy.testing import sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SERVER = """
 import asyncio, sys
