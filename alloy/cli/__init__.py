@@ -1,0 +1,1 @@
+"""The ``alloy`` command, for those who have the extra ``cli``."""

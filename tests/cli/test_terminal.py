@@ -1,0 +1,141 @@
+"""The command on a terminal: what a person sees, and a conversation."""
+
+from __future__ import annotations
+
+PROMPT = "> "
+PASTE_ON, PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"  # asks the terminal to mark what is pasted
+
+
+def test_a_terminal_gets_colours_and_a_spinner(terminal, model):
+    shown = terminal("hi", model=model([("think", "Hm."), "Hello."]))
+
+    assert shown.process.wait(20) == 0
+    text = shown.wait_for("1 turn")
+    assert "starting openai:test-model" in text
+    assert "\x1b[2mHm." in text
+    assert "Hello.\r\n" in text
+
+
+def test_no_color_is_respected(terminal, model):
+    shown = terminal(
+        "--tools=read", "hi", model=model([("think", "Hm."), {"read": {"path": "x"}}], ["Hi."]), NO_COLOR="1"
+    )
+
+    assert shown.process.wait(20) == 0
+    text = shown.wait_for("1 tool call")
+    assert "\x1b[2m" not in text
+    assert "\x1b[3" not in text
+
+
+def test_a_model_or_a_tool_can_not_drive_the_terminal(terminal, model):
+    tricks = "\x1b]0;owned\x07 \x9b2J \x08 [bold]plain[/bold]\rforged"
+    script = [("think", tricks), tricks, {"read\x1b[2J": {"path": "\x1b[2J"}}], ["done"]
+
+    shown = terminal("--tools=read", "hi", model=model(*script))
+
+    assert shown.process.wait(20) == 0
+    text = shown.wait_for("1 tool call")
+    for trick in ("\x1b]0;", "\x07", "\x9b", "\x08", "\x1b[2J", "\rforged"):
+        assert trick not in text
+    assert r"\x1b]0;owned\x07 \x9b2J \x08 [bold]plain[/bold]forged" in text
+
+
+def test_a_conversation_remembers_what_was_said(terminal, model):
+    answering = model(["Hello Ada."], ["You are Ada."])
+    shown = terminal(model=answering)
+
+    shown.wait_for(PROMPT)
+    shown.type("I am Ada\r")
+    shown.wait_for("Hello Ada.")
+    shown.wait_for(PROMPT)
+    shown.type("Who am I?\r")
+    shown.wait_for("You are Ada.")
+    shown.wait_for(PROMPT)
+    shown.type("\x04")
+
+    assert shown.end()[0] == 0
+    assert [message["content"] for message in answering.requests[1]["messages"]] == [
+        "I am Ada",
+        "Hello Ada.",
+        "Who am I?",
+    ]
+
+
+def test_ctrl_c_cancels_an_answer_and_keeps_the_conversation(terminal, model):
+    answering = model(["Once upon a time", ...], ["The end."])
+    shown = terminal(model=answering)
+
+    shown.wait_for(PROMPT)
+    shown.type("A story\r")
+    shown.wait_for("Once upon a time")
+    shown.type("\x03")
+    shown.wait_for("cancelled")
+    shown.wait_for(PROMPT)
+    assert answering.abandoned.wait(20)
+    shown.type("And?\r")
+    shown.wait_for("The end.")
+    shown.wait_for(PROMPT)
+    shown.type("/exit\r")
+
+    assert shown.end()[0] == 0
+    said = [message["content"] for message in answering.requests[1]["messages"]]
+    assert said == ["A story", "Once upon a time", "And?"]
+
+
+def test_ctrl_c_at_the_prompt_leaves_the_terminal_as_it_was(terminal, model):
+    shown = terminal(model=model())
+
+    shown.wait_for(PROMPT)
+    shown.type("half a quest")
+    shown.wait_for("half a quest")
+    assert shown.mode != shown.before
+    shown.type("\x03")
+
+    code, text = shown.end()
+    assert code == 0
+    assert PASTE_OFF in text
+    assert shown.mode == shown.before
+
+
+def test_an_error_in_a_conversation_does_not_end_it(terminal, model):
+    shown = terminal(model=model([Exception(401)], ["Hello."]))
+
+    shown.wait_for(PROMPT)
+    shown.type("Hi\r")
+    shown.wait_for("check the provider's API key")
+    shown.wait_for(PROMPT)
+    shown.type("Hi again\r")
+    shown.wait_for("Hello.")
+
+
+def test_pasted_lines_are_one_question(terminal, model):
+    answering = model(["Two lines."])
+    shown = terminal(model=answering)
+
+    assert PASTE_ON in shown.wait_for(PROMPT)
+    shown.type("\x1b[200~one\ntwo\x1b[201~\r")
+    shown.wait_for("Two lines.")
+
+    assert answering.requests[0]["messages"][0]["content"] == "one\ntwo"
+
+
+def test_a_mistyped_command_is_not_sent(terminal, model):
+    answering = model()
+    shown = terminal(model=answering)
+
+    shown.wait_for(PROMPT)
+    shown.type("/quit\r")
+    shown.wait_for("there is no command /quit")
+    shown.wait_for(PROMPT)
+
+    assert answering.requests == []
+
+
+def test_sigterm_ends_a_conversation(terminal, model):
+    shown = terminal(model=model())
+
+    shown.wait_for(PROMPT)
+    shown.process.terminate()
+
+    assert shown.end()[0] == 143
+    assert shown.mode == shown.before
