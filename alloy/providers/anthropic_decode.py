@@ -5,6 +5,7 @@ Source: Anthropic's API reference, "Messages" and "Streaming Messages".
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +67,14 @@ class _Part:
     """A block while it arrives.
 
     Attributes:
-        block: the vendor's block so far.
-        arguments: the text of its arguments so far.
+        block: the vendor's block, without what is below.
+        pieces: of its text, its thinking, or the text of its arguments.
         blank: its text, as long as that is blank.
         call: which call of ours it is, from 0, and its id in the history.
     """
 
     block: dict[str, Any]
-    arguments: list[str] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
     blank: str = ""
     call: tuple[int, str] | None = None
 
@@ -94,7 +95,8 @@ class AnthropicDecoder:
         self._model = model
         self._origin = origin
         self._taken = set(taken)
-        self._parts: dict[Any, _Part] = {}
+        self._parts: list[_Part] = []
+        self._by_index: dict[int, _Part] = {}
         self._calls = 0
         self._usage: dict[str, Any] = {}
         self._stop: str | None = None
@@ -152,19 +154,19 @@ class AnthropicDecoder:
         """Takes what is said of the whole message; counts are totals so far, so the latest ones count."""
         self._model = str(message.get("model") or self._model)[:200]
         self._usage |= {name: value for name, value in _dict(message.get("usage")).items() if value is not None}
-        self._stop = message.get("stop_reason") or self._stop
+        self._stop = str(message.get("stop_reason") or "") or self._stop
         self._details = _dict(message.get("stop_details")) or self._details
         self._container = _dict(message.get("container")) or self._container
 
     def _begin(self, index: Any, block: Mapping[str, Any]) -> Iterator[Delta]:
-        part = self._parts[index] = _Part(dict(block))
+        part = _Part(dict(block))
+        self._parts.append(part)
+        self._by_index[_index(index)] = part
         match block.get("type"):
             case "text":
-                text, part.block["text"] = str(block.get("text") or ""), ""
-                yield from self._said(part, text)
+                yield from self._said(part, str(part.block.pop("text", None) or ""))
             case "thinking":
-                if text := str(block.get("thinking") or ""):
-                    yield ThinkingDelta(text)
+                yield from self._thought(part, str(part.block.pop("thinking", None) or ""))
             case "tool_use":
                 call_id = unique_id(str(block.get("id") or ""), self._taken)
                 part.call = (self._calls, call_id)
@@ -174,22 +176,20 @@ class AnthropicDecoder:
                 pass
 
     def _grow(self, index: Any, delta: Mapping[str, Any]) -> Iterator[Delta]:
-        part = self._parts.get(index)
+        part = self._by_index.get(_index(index))
         if part is None:
             raise ProviderError("the stream holds a piece of a block that never began", kind="server_error")
-        match delta:
-            case {"type": "text_delta", "text": str(text)}:
+        match part.block.get("type"), delta:
+            case "text", {"type": "text_delta", "text": str(text)}:
                 yield from self._said(part, text)
-            case {"type": "thinking_delta", "thinking": str(text)}:
-                part.block["thinking"] = str(part.block.get("thinking") or "") + text
-                if text:
-                    yield ThinkingDelta(text)
-            case {"type": "signature_delta", "signature": signature}:
+            case "thinking", {"type": "thinking_delta", "thinking": str(text)}:
+                yield from self._thought(part, text)
+            case _, {"type": "signature_delta", "signature": signature}:
                 part.block["signature"] = signature
-            case {"type": "citations_delta", "citation": citation}:
-                part.block["citations"] = [*(part.block.get("citations") or ()), citation]
-            case {"type": "input_json_delta", "partial_json": str(text)}:
-                part.arguments.append(text)
+            case _, {"type": "citations_delta", "citation": citation}:
+                _merge(part.block, {"citations": [citation]})
+            case _, {"type": "input_json_delta", "partial_json": str(text)}:
+                part.pieces.append(text)
                 if part.call and text:
                     yield ToolCallDelta(*part.call, str(part.block.get("name") or ""), text)
             case _:
@@ -197,19 +197,24 @@ class AnthropicDecoder:
 
     def _said(self, part: _Part, text: str) -> Iterator[Delta]:
         """Text; blanks are held back until something follows them, since the API takes no blank text back."""
-        if not part.block["text"]:
+        if not part.pieces:
             text = part.blank + text
             if not text.strip():
                 part.blank = text
                 return
         if text:
-            part.block["text"] += text
+            part.pieces.append(text)
             yield TextDelta(text)
+
+    def _thought(self, part: _Part, text: str) -> Iterator[Delta]:
+        if text:
+            part.pieces.append(text)
+            yield ThinkingDelta(text)
 
     # --- the whole ---------------------------------------------------------------------------------------------------
 
     def _completion(self) -> Completion:
-        content = tuple(block for part in self._parts.values() if (block := _block(part)) is not None)
+        content = tuple(block for part in self._parts if (block := _block(part)) is not None)
         if self._container:
             content = (*content, RawBlock(CONTAINER, self._container))
         usage = usage_of(self._usage, server_calls=sum(isinstance(block, ServerToolUseBlock) for block in content))
@@ -254,19 +259,19 @@ def _tokens(raw: Mapping[str, Any]) -> Usage:
 
 
 def _block(part: _Part) -> Block | None:
-    block, arguments = part.block, "".join(part.arguments)
+    block, text = part.block, "".join(part.pieces)
     match block:
-        case {"type": "text", "text": str(text)}:
-            return TextBlock(text, extra=_extra(block, "text")) if text else None
+        case {"type": "text"}:
+            return TextBlock(text, extra=_extra(block)) if text else None
         case {"type": "thinking"}:
-            signature = block.get("signature") or None
-            return ThinkingBlock(str(block.get("thinking") or ""), signature, _extra(block, "thinking", "signature"))
+            signature = str(block.get("signature") or "") or None
+            return ThinkingBlock(text, signature, _extra(block, "signature"))
         case {"type": "tool_use"} if part.call:
-            value, invalid = _arguments(block.get("input"), arguments)
+            value, invalid = _arguments(block.get("input"), text)
             name = str(block.get("name") or "unnamed")
             return ToolUseBlock(part.call[1], name, value, invalid, extra=_extra(block, "id", "name", "input"))
         case {"type": str(kind), "id": str(call_id), "name": str(name)} if kind.endswith("_tool_use"):
-            value, _ = _arguments(block.get("input"), arguments)
+            value, _ = _arguments(block.get("input"), text)
             return ServerToolUseBlock(call_id, name, value, block | {"input": value})
         case {"type": str(kind), "tool_use_id": str(call_id)} if kind.endswith("_tool_result"):
             name = kind.removesuffix("_tool_result")
@@ -297,7 +302,7 @@ def _is_error(block: Mapping[str, Any]) -> bool:
 
 
 def _merge(block: dict[str, Any], delta: Mapping[str, Any]) -> None:
-    """Adds a piece of a kind that nobody knows: text to text, lists to lists, anything else as it is."""
+    """Adds a piece: text to text, lists to lists, anything else as it is."""
     for name, value in delta.items():
         old = block.get(name)
         if name == "type":
@@ -321,8 +326,13 @@ def _failed(document: Any) -> ProviderError:
     return error
 
 
+def _index(value: Any) -> int:
+    """Which block is meant; the latest one where a host doesn't number them."""
+    return value if isinstance(value, int) else -1
+
+
 def _count(value: Any) -> int:
-    return max(0, int(value)) if isinstance(value, int | float) else 0
+    return max(0, int(value)) if isinstance(value, int | float) and math.isfinite(value) else 0
 
 
 def _dict(value: Any) -> dict[str, Any]:

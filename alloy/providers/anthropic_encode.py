@@ -146,7 +146,7 @@ class Encoder:
     def _message(self, message: Message) -> _Sent:
         message = for_origin(message, self._origin, _CALL_IDS)
         if message.role == "user":
-            parts = tuple(to_json(part) for part in self._user(message))
+            parts = tuple(_json(part) for part in self._user(message))
             return _Sent("user", parts, parts)
         parts = tuple(_parts(message.content))
         settled = parts if (content := _settled(message.content)) == message.content else tuple(_parts(content))
@@ -204,8 +204,12 @@ class Encoder:
                 assert_never(block)
 
 
+def _json(part: Mapping[str, Any]) -> bytes:
+    return to_json(part, inf_nan_mode="null")  # JSON has no NaN, but answers may
+
+
 def _parts(blocks: Iterable[Block]) -> Iterator[bytes]:
-    return (to_json(part) for block in blocks if (part := _assistant_part(block)) is not None)
+    return (_json(part) for block in blocks if (part := _assistant_part(block)) is not None)
 
 
 def _assistant_part(block: Block) -> dict[str, Any] | None:

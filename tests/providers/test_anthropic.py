@@ -6,6 +6,8 @@ import base64
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alloy.errors import InvalidOptionError, MissingKeyError, ProviderError, UnknownOptionError
 from alloy.history import check_history
@@ -22,6 +24,7 @@ from alloy.messages import (
     ToolUseBlock,
     VideoBlock,
     as_user_message,
+    messages_to_json,
 )
 from alloy.providers import from_string
 from alloy.providers.anthropic import Anthropic
@@ -34,6 +37,11 @@ from alloy.providers.sse import ServerEvent
 HI = as_user_message("Hi")
 LOOK = ToolSpec("look", "Looks.", {"type": "object"})
 EPHEMERAL = {"type": "ephemeral"}
+TYPES = {"message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "error"}
+FIELDS = {"message", "content_block", "delta", "index", "usage", "error"}
+NAMES = {"type", "id", "name", "input", "text", "thinking", "signature", "citations", "citation", "partial_json", "content"} | {
+    "stop_reason", "stop_details", "container", "usage", "model", "input_tokens", "output_tokens", "iterations",
+}  # fmt: skip
 
 
 def provider(**settings):
@@ -69,8 +77,8 @@ def begins(index, block):
     return {"type": "content_block_start", "index": index, "content_block": block}
 
 
-def grows(index, **delta):
-    return {"type": "content_block_delta", "index": index, "delta": delta}
+def grows(index, delta=None, **fields):
+    return {"type": "content_block_delta", "index": index, "delta": delta or fields}
 
 
 def stops(reason, **more):
@@ -513,6 +521,49 @@ def test_what_is_no_answer_is_an_error(document):
 def test_a_piece_of_a_block_that_never_began_is_an_error():
     with pytest.raises(ProviderError, match="never began"):
         decoded(grows(3, type="text_delta", text="Hi"))
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["text", "tool_use", "x_delta", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(NAMES)), inner, max_size=6),
+    max_leaves=12,
+)
+KINDS = ["text", "thinking", "tool_use", "x_tool_use", "x_tool_result", "new"]
+DELTAS = ["text_delta", "thinking_delta", "signature_delta", "citations_delta", "input_json_delta", "new_delta"]
+BLOCKS = st.fixed_dictionaries(
+    {"type": st.sampled_from(KINDS)}, optional=dict.fromkeys(sorted(NAMES - {"type"}), ANY_JSON)
+)
+PIECES = st.fixed_dictionaries(
+    {"type": st.sampled_from(DELTAS)}, optional=dict.fromkeys(sorted(NAMES - {"type"}), ANY_JSON)
+)
+EVENTS = st.one_of(
+    st.builds(begins, st.sampled_from([0, 1, None]), BLOCKS),
+    st.builds(grows, st.sampled_from([0, 1, None]), delta=PIECES),
+    st.fixed_dictionaries({"type": st.sampled_from(sorted(TYPES))}, optional=dict.fromkeys(sorted(FIELDS), ANY_JSON)),
+)
+
+
+@given(st.lists(EVENTS, max_size=6))
+def test_whatever_comes_is_an_answer_or_an_error_and_an_answer_can_be_sent_back(documents):
+    decoder = OWN.decoder(Request(messages=[HI]))
+    try:
+        for document in documents:
+            list(decoder.feed(ServerEvent(json.dumps(document))))
+        list(decoder.feed(ServerEvent('{"type": "message_stop"}')))
+        message = decoder.end().message
+    except ProviderError:
+        return
+    sent([HI, message])
+    messages_to_json([message])
+
+
+@given(ANY_JSON)
+def test_whatever_comes_whole_is_an_answer_or_an_error(document):
+    try:
+        message = OWN.decoder(Request(messages=[HI])).whole(document).message
+    except ProviderError:
+        return
+    sent([HI, message])
 
 
 def test_done_before_the_end_is_no_end():
