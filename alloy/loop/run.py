@@ -87,22 +87,26 @@ async def stream(
     observer = _on_event(config.on_event)
     loop = _loop(prompt, config, channel.push if observer is None else _both(observer, channel.push), channel)
 
+    scope = anyio.CancelScope()
+
     async def work() -> None:
         try:
-            await loop.execute()
+            with scope:
+                await loop.execute()
         finally:
             channel.close()
 
     async with background(work):
-        yield RunStream(loop, channel)
+        yield RunStream(loop, channel, scope)
 
 
 class RunStream:
     """A run that is being watched; every envelope is given out once, to whoever asks first."""
 
-    def __init__(self, loop: Loop, channel: _Channel) -> None:
+    def __init__(self, loop: Loop, channel: _Channel, scope: anyio.CancelScope) -> None:
         self._loop = loop
         self._channel = channel
+        self._scope = scope
 
     def __aiter__(self) -> AsyncIterator[Envelope]:
         return self
@@ -136,6 +140,10 @@ class RunStream:
         async for _ in self:
             pass
         return self.result
+
+    def cancel(self) -> None:
+        """Cancels the run; iterating goes on to its last envelope, and `wait` returns the result with status ``cancelled``."""
+        self._scope.cancel()
 
     @property
     def result(self) -> Result:

@@ -172,6 +172,7 @@ class Loop:
         )
         self._stop_reason: StopReason | None = None
         self._calls: list[ToolCall] = []
+        self._answers = 0
         self._paused: Message | None = None
         self._text = ""
         self._started = (0, 0.0)
@@ -214,7 +215,7 @@ class Loop:
             usage=self.usage,
             tool_calls=tuple(self._calls),
             stop_reason=self._stop_reason,
-            turns=self.events.turn,
+            turns=self._answers,
             error=error,
             request_id=self.events.correlation_id,
         )
@@ -443,6 +444,7 @@ class Loop:
         if isinstance(item, Completion):
             turn.completion = item
             self.usage += item.usage
+            self._answers += 1
             self._stop_reason = item.stop_reason
             if item.stop_reason not in _NO_ANSWER and not turn.shown and item.message.text:
                 self.events.emit("text_delta", text=item.message.text)

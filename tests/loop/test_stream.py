@@ -107,6 +107,21 @@ async def test_a_slow_reader_holds_the_model_up(monkeypatch):
     assert text == words
 
 
+async def test_a_run_that_is_cancelled_by_its_watcher_tells_its_end():
+    with anyio.fail_after(5):
+        async with alloy.stream("Hi.", provider=Scripted([hangs("Once upon a time")])) as run:
+            envelopes = []
+            async for envelope in run:
+                envelopes.append(envelope)
+                if envelope.payload.get("text") == "time":
+                    run.cancel()
+
+    check_envelopes(envelopes)
+    assert envelopes[-1].payload["status"] == "cancelled"
+    assert run.result.messages[-1].text == "Once upon a time"
+    assert run.result.turns == 0
+
+
 async def test_cancelling_the_reader_cancels_the_run():
     with anyio.CancelScope() as scope:
         async with alloy.stream("Hi.", provider=Scripted([hangs("word")])) as run:
