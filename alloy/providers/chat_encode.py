@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from pydantic_core import from_json, to_json
@@ -21,18 +23,22 @@ from alloy.messages import (
 )
 from alloy.providers.memo import Memo
 from alloy.providers.options import tool_options
-from alloy.providers.transcript import ANY_CALL_ID, CallIds, for_origin
+from alloy.providers.transcript import ANY_CALL_ID, CallIds, for_origin, is_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from alloy.messages import MediaBlock, Message
+    from alloy.messages import Block, MediaBlock, Message
     from alloy.providers.base import Request, ToolSpec
     from alloy.providers.compat import Compat
 
 __all__ = ["Encoder"]
 
-_CALL_IDS = {"any": ANY_CALL_ID, "alphanumeric_9": CallIds("[A-Za-z0-9]{9}", 9)}
+_CALL_IDS = {
+    "any": ANY_CALL_ID,
+    "at_most_40": CallIds("(?s:.{1,40})"),
+    "alphanumeric_9": CallIds("[A-Za-z0-9]{9}", 9),
+}
 _AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wave": "wav", "audio/vnd.wave": "wav"}
 
 
@@ -96,9 +102,10 @@ class Encoder:
             yield held
 
     def _message(self, message: Message) -> tuple[_Sent, ...]:
+        own = is_own(message, self._origin)
         message = for_origin(message, self._origin, _CALL_IDS[self._compat.call_ids])
         if message.role == "assistant":
-            return tuple(map(_sent, self._assistant(message)))
+            return tuple(map(_sent, self._assistant(message if own else _as_text(message))))
         return tuple(map(_sent, self._user(message)))
 
     def _user(self, message: Message) -> Iterator[dict[str, Any]]:
@@ -112,7 +119,7 @@ class Encoder:
                     if text.strip():
                         parts.append({"type": "text", "text": text})
                 case ImageBlock() | AudioBlock() | VideoBlock() | DocumentBlock():
-                    parts.append(_media(block, self._compat))
+                    parts.append(_medium(block, self._compat))
                 case _:
                     raise _refused(f"a {type(block).__name__} in a user's message")
         if parts:
@@ -131,13 +138,27 @@ class Encoder:
             yield sent
 
 
+def _as_text(message: Message) -> Message:
+    """Another model's answer with its media only mentioned, and with names for calls that the API takes."""
+    content: list[Block] = []
+    for block in message.content:
+        match block:
+            case ImageBlock() | AudioBlock() | VideoBlock() | DocumentBlock():
+                content.append(TextBlock(f"({block.type} of type {block.media_type}, made by another model)"))
+            case ToolUseBlock(name=name):
+                content.append(replace(block, name=re.sub("[^A-Za-z0-9_-]", "_", name)[:64] or "unnamed"))
+            case _:
+                content.append(block)
+    return replace(message, content=tuple(content))
+
+
 def _call(call: ToolUseBlock) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": to_json(call.input).decode()}
+    function = {"name": call.name, "arguments": to_json(call.input, inf_nan_mode="null").decode()}
     return dict(call.extra or {}) | {"id": call.id, "type": "function", "function": function}
 
 
 def _sent(message: Mapping[str, Any]) -> _Sent:
-    return _Sent(message["role"], to_json(message))
+    return _Sent(message["role"], to_json(message, inf_nan_mode="null"))  # JSON has no NaN, but answers may
 
 
 def _merged(first: _Sent, second: _Sent) -> _Sent:
@@ -173,7 +194,20 @@ def _media_of(result: ToolResultBlock, compat: Compat) -> Iterator[dict[str, Any
     media = [part for part in result.content if not isinstance(part, TextBlock)]
     if media:
         yield {"type": "text", "text": f"Attached to the result of {result.name or 'the tool call'}:"}
-        yield from (_media(block, compat) for block in media)
+        yield from (_result_media(block, compat) for block in media)
+
+
+def _result_media(block: MediaBlock, compat: Compat) -> dict[str, Any]:
+    try:
+        return _medium(block, compat)
+    except ProviderError:
+        return {"type": "text", "text": f"({block.type} of type {block.media_type}, which can't be shown here)"}
+
+
+def _medium(block: MediaBlock, compat: Compat) -> dict[str, Any]:
+    if compat.media or (isinstance(block, DocumentBlock) and block.media_type.startswith("text/")):
+        return _media(block, compat)
+    raise _refused(f"this {block.type}: {compat.name} takes nothing but text")
 
 
 def _media(block: MediaBlock, compat: Compat) -> dict[str, Any]:

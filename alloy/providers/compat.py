@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HOSTS", "UNKNOWN_HOST", "Compat", "compat_for"]
 
-CallIds: TypeAlias = Literal["any", "alphanumeric_9"]
+CallIds: TypeAlias = Literal["any", "at_most_40", "alphanumeric_9"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,7 @@ class Compat:
         call_ids: what tool call ids may look like.
         assistant_after_tool: whether an assistant's turn must stand between tool results and the user's turn.
         annotations: whether it wants an answer's annotations back.
+        media: whether it takes anything but text.
         video: whether it takes ``video_url``.
     """
 
@@ -52,6 +53,7 @@ class Compat:
     call_ids: CallIds = "any"
     assistant_after_tool: bool = False
     annotations: bool = False
+    media: bool = True
     video: bool = False
 
 
@@ -66,6 +68,7 @@ _HOSTS = (
         key_variables=("OPENAI_API_KEY",),
         url_variable="OPENAI_BASE_URL",
         max_tokens="max_completion_tokens",
+        call_ids="at_most_40",
     ),
     Compat(
         name="azure",
@@ -75,6 +78,7 @@ _HOSTS = (
         key_header="api-key",
         key_prefix="",
         max_tokens="max_completion_tokens",
+        call_ids="at_most_40",
     ),
     Compat(
         name="openrouter",
@@ -91,6 +95,7 @@ _HOSTS = (
         domains=("api.deepseek.com",),
         key_variables=("DEEPSEEK_API_KEY",),
         reasoning_required=True,
+        media=False,
     ),
     Compat(
         name="moonshot",
