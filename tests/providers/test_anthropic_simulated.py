@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import anyio
+import httpx
 import pytest
 from llmock.scenarios import Fail, StreamFault, ToolFault
 from llmock.testing import LLMockServer
 
 from alloy.errors import ProviderError
 from alloy.history import check_history
-from alloy.messages import Message, TextBlock, ToolResultBlock, as_user_message
+from alloy.messages import AudioBlock, Message, TextBlock, ToolResultBlock, as_user_message
 from alloy.providers.anthropic import Anthropic
 from alloy.providers.base import Request, TextDelta, ToolSpec
 
@@ -90,3 +91,29 @@ async def test_a_call_with_broken_arguments_is_kept_as_the_model_wrote_it(vendor
     completion = (await ask(vendor, [HI], stream=True, tools=(WEATHER,)))[-1]
 
     assert completion.message.tool_uses[0].invalid
+
+
+async def test_a_request_says_who_asks_and_by_which_version():
+    asked = []
+
+    def answer(request):
+        asked.append(request)
+        return httpx.Response(200, json={"content": [{"type": "text", "text": "Rain."}], "stop_reason": "end_turn"})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        settings = {"max_tokens": 9, "betas": ["a", "b"], "extra_headers": {"Anthropic-Version": "2099-01-01"}}
+        provider = Anthropic("m", "sk-0123456789", "https://x.test/anthropic/v1/", client=client, **settings)
+        async with provider, provider.stream(Request(messages=[HI], stream=False)) as items:
+            assert [item.message.text async for item in items] == ["Rain."]
+    (request,) = asked
+
+    assert str(request.url) == "https://x.test/anthropic/v1/messages"
+    names = ("x-api-key", "anthropic-version", "anthropic-beta")
+    assert [request.headers[name] for name in names] == ["sk-0123456789", "2099-01-01", "a,b"]
+
+
+async def test_what_cannot_be_sent_is_refused_on_entering():
+    provider = Anthropic("m", base_url="https://x.test")
+    with pytest.raises(ProviderError, match="anthropic:m: Anthropic can't be sent audio"):
+        async with provider.stream(Request(messages=[Message("user", (AudioBlock("audio/wav", b"x"),))])):
+            pass
