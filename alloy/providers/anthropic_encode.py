@@ -108,6 +108,8 @@ class Encoder:
             fields["tools"] = tools if system else self._cached_tools(tools)
         else:
             fields.pop("tool_choice", None)
+        if (fields.get("thinking") or {}).get("type") == "enabled" and self._began_unthinking(request.messages):
+            del fields["thinking"]  # the API refuses to begin it in the middle of a step
         if system:
             fields["system"] = [{"type": "text", "text": system} | self._breakpoint]
         if self._server_tools and CONTAINER not in fields and (container := self._container(messages)):
@@ -135,6 +137,15 @@ class Encoder:
         """The tools with a breakpoint behind the last one that the prompt begins with: deferred ones aren't part of it."""
         last = next((index for index in reversed(range(len(tools))) if not tools[index].get("defer_loading")), None)
         return [tool | self._breakpoint if index == last else tool for index, tool in enumerate(tools)]
+
+    def _began_unthinking(self, messages: Sequence[Message]) -> bool:
+        """Whether results answer calls that no thinking of ours led to, as when another provider made them."""
+        last = next((at for at in reversed(range(len(messages))) if messages[at].role == "assistant"), len(messages))
+        if not any(message.tool_results for message in messages[last + 1 :]):
+            return False
+        first = for_origin(messages[last], self._origin).content[0]
+        signed = isinstance(first, ThinkingBlock) and first.signature
+        return not signed and not (isinstance(first, RawBlock) and first.kind == "redacted_thinking")
 
     def _container(self, messages: Sequence[_Sent]) -> str | None:
         """The container that the latest answer used, unless it has expired."""

@@ -64,6 +64,7 @@ def check(body, *, signatures):
             _check_results(before, message)
     for message in messages[:-1]:
         _check_end(message)
+    _check_thinking(body)
     calls = [block["id"] for message in messages for block in message["content"] if block["type"] == "tool_use"]
     assert len(set(calls)) == len(calls), "tool_use ids must be unique"
 
@@ -137,6 +138,15 @@ def _check_results(before, message):
     results = [block["tool_use_id"] for block in message["content"] if block["type"] == "tool_result"]
     assert results == calls, "tool_use ids were found without tool_result blocks immediately after"
     assert kinds[: len(results)] == ["tool_result"] * len(results), "tool_result blocks must come first"
+
+
+def _check_thinking(body):
+    """With thinking of a fixed budget, a step that results go on with began with thinking."""
+    *_, before, last = (None, *body["messages"])
+    if body.get("thinking", {}).get("type") == "enabled" and last["content"][0]["type"] == "tool_result":
+        assert before["content"][0]["type"] in ("thinking", "redacted_thinking"), (
+            "a final assistant message must start with a thinking block"
+        )
 
 
 def _check_end(message):

@@ -27,7 +27,7 @@ from alloy.messages import (
     messages_from_json,
     messages_to_json,
 )
-from alloy.providers import Request
+from alloy.providers import Anthropic, Request
 from alloy.testing import Recorder
 from tests.providers.conversations import (
     GO_ON,
@@ -110,6 +110,24 @@ def test_parallel_calls_of_another_model_are_answered_in_their_order(name):
     speaker = SPEAKERS[name]
 
     sent(speaker, speaker.provider(), [HI, Message("assistant", calls, origin="elsewhere"), Message("user", results)])
+
+
+@pytest.mark.parametrize("name", [name for name in SPEAKERS if name != "anthropic"])
+def test_claude_goes_on_in_the_middle_of_a_step_that_another_model_began(name):
+    claude = Anthropic("claude-sonnet-4-5", "key", thinking={"type": "enabled", "budget_tokens": 1024})
+    begun = conversation(SPEAKERS[name], SPEAKERS[name].provider())[:3]
+
+    assert "thinking" not in sent(SPEAKERS["anthropic"], claude, begun)
+    assert "thinking" not in sent(SPEAKERS["anthropic"], claude, [*begun, GO_ON])
+    assert "thinking" in sent(
+        SPEAKERS["anthropic"], claude, [*begun, Message("assistant", (TextBlock("Done."),)), GO_ON]
+    )
+
+
+def test_claude_thinks_on_in_a_step_of_its_own():
+    claude = Anthropic("claude-sonnet-4-5", "key", thinking={"type": "enabled", "budget_tokens": 1024})
+
+    assert "thinking" in sent(SPEAKERS["anthropic"], claude, conversation(SPEAKERS["anthropic"], claude)[:3])
 
 
 @everybody
