@@ -18,7 +18,9 @@ def test_a_models_window_is_found_also_for_dated_names_and_guessed_for_unknown_o
     assert models.context_window(provider, model) >= window
 
 
-@pytest.mark.parametrize(("ours", "model"), [("gemini", "gemini-2.5-pro"), ("xai", "grok-4"), ("deepseek", "deepseek-chat")])
+@pytest.mark.parametrize(
+    ("ours", "model"), [("gemini", "gemini-2.5-pro"), ("xai", "grok-4"), ("deepseek", "deepseek-chat")]
+)
 def test_vendors_are_found_under_the_names_that_alloy_uses(ours, model):
     assert models.price(Usage(input_tokens=1000), ours, model) > 0
 

@@ -151,7 +151,9 @@ def test_what_is_valid_already_is_left_alone(messages):
 
 
 EVERYTHING = (
-    user("Hi.", ImageBlock("image/png", b"\x00\xff"), DocumentBlock("application/pdf", url="https://x.test/a", name="a")),
+    user(
+        "Hi.", ImageBlock("image/png", b"\x00\xff"), DocumentBlock("application/pdf", url="https://x.test/a", name="a")
+    ),
     Message(
         "assistant",
         (

@@ -20,7 +20,9 @@ usages = st.builds(Usage, **{field.name: counts for field in dataclasses.fields(
 
 @given(usages, usages)
 def test_usage_adds_up_field_by_field(a, b):
-    assert dataclasses.asdict(a + b) == {name: value + getattr(b, name) for name, value in dataclasses.asdict(a).items()}
+    assert dataclasses.asdict(a + b) == {
+        name: value + getattr(b, name) for name, value in dataclasses.asdict(a).items()
+    }
     assert (a + b).total_tokens == a.total_tokens + b.total_tokens
     assert a + Usage() == a
     assert a.as_dict() == dataclasses.asdict(a)
@@ -45,7 +47,13 @@ def test_errors_that_stay_are_not_retryable(kind):
 
 def test_a_provider_error_says_who_what_and_when():
     error = errors.ProviderError(
-        "too many requests", kind="rate_limited", status=429, code="tpm", retry_after=2.5, provider="openai", model="gpt"
+        "too many requests",
+        kind="rate_limited",
+        status=429,
+        code="tpm",
+        retry_after=2.5,
+        provider="openai",
+        model="gpt",
     )
 
     assert str(error) == "openai:gpt: too many requests [rate_limited, HTTP 429, tpm, retry after 2.5 s]"
