@@ -58,30 +58,67 @@ _STOP_REASONS: Mapping[str, StopReason] = {
 _FAILURES = frozenset({"error", "insufficient_system_resource", "network_error"})
 _KEPT_FIELDS = ("extra_content", "thought_signature")
 _CALL_FIELDS = frozenset({"id", "type", "index", "function"})
+_LOOKED_AT = 16 * 1024 * 1024
+"""How many characters of a call's arguments are looked at, all in all, to see whether they are whole."""
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A tool call while it arrives."""
+    """A tool call while it arrives; `position` says which of the answer it is, from 0."""
 
+    position: int
     wire_id: str = ""
     id: str = ""
     name: str = ""
-    arguments: str = ""
+    pieces: list[str] = field(default_factory=list)
+    length: int = 0
+    looked_at: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
 
     def is_followed_by(self, call_id: str, name: str) -> bool:
         """Whether a piece with this call's index begins another call: some hosts number all calls 0."""
         if not (name and call_id and self.wire_id) or call_id == self.wire_id:
             return False
-        return name != self.name or (self.arguments != "" and _object(self.arguments) is not None)
+        if name != self.name:
+            return True
+        self.looked_at += self.length
+        return self.length > 0 and self.looked_at <= _LOOKED_AT and _object("".join(self.pieces)) is not None
+
+    def add(self, arguments: str) -> None:
+        """Takes a piece of the arguments."""
+        self.pieces.append(arguments)
+        self.length += len(arguments)
 
     def block(self, taken: set[str]) -> ToolUseBlock:
         """The call, now that all of it is here."""
         call_id = self.id or unique_id("", taken)
-        arguments = {} if self.arguments.strip() == "null" else _object(self.arguments)
-        invalid = self.arguments if arguments is None else None
+        text = "".join(self.pieces)
+        arguments = {} if text.strip() == "null" else _object(text)
+        invalid = text if arguments is None else None
         return ToolUseBlock(call_id, self.name or "unnamed", arguments or {}, invalid, extra=self.extra or None)
+
+
+@dataclass(slots=True, eq=False)
+class _Detail:
+    """An entry of OpenRouter's ``reasoning_details`` while it arrives."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, piece: Mapping[str, Any]) -> None:
+        """Takes a piece: texts grow, everything else is replaced."""
+        for name, value in piece.items():
+            if name in ("text", "summary") and isinstance(value, str):
+                self.texts.setdefault(name, []).append(value)
+                self.fields[name] = ""
+            elif value is not None:
+                self.fields[name] = value
+            else:
+                self.fields.setdefault(name)
+
+    def whole(self) -> dict[str, Any]:
+        """The entry, now that all of it is here."""
+        return self.fields | {name: "".join(pieces) for name, pieces in self.texts.items()}
 
 
 class ChatDecoder:
@@ -116,12 +153,12 @@ class ChatDecoder:
         self._choice: Any = None
         self._finish: str | None = None
         self._usage: Mapping[str, Any] | None = None
-        self._blank = ""
+        self._blank: list[str] = []
         self._text: list[str] = []
         self._refusal: list[str] = []
         self._thinking: list[str] = []
         self._thinking_field: str | None = None
-        self._details: list[dict[str, Any]] = []
+        self._details: list[_Detail] = []
         self._calls: list[_Call] = []
         self._by_index: dict[Any, _Call] = {}
         self._text_extra: dict[str, Any] = {}
@@ -218,10 +255,10 @@ class ChatDecoder:
     def _said(self, text: str) -> Iterator[Delta]:
         """Text; blanks are held back until something follows them, since a blank text is none."""
         if not self._text:
-            text = self._blank + text
             if not text.strip():
-                self._blank = text
+                self._blank.append(text)
                 return
+            text = "".join((*self._blank, text))
         if text:
             self._text.append(text)
             yield TextDelta(text)
@@ -269,9 +306,9 @@ class ChatDecoder:
         if isinstance(arguments, dict | list):
             arguments = to_json(arguments).decode()
         arguments = str(arguments or "")
-        call.arguments += arguments
+        call.add(arguments)
         call.extra |= {key: value for key, value in piece.items() if key not in _CALL_FIELDS and value is not None}
-        yield ToolCallDelta(self._calls.index(call), call.id, call.name, arguments)
+        yield ToolCallDelta(call.position, call.id, call.name, arguments)
 
     def _call_for(self, index: Any, call_id: str, name: str) -> _Call:
         """The call that a piece belongs to: by its index if there is one, else by its id, else the latest."""
@@ -285,7 +322,7 @@ class ChatDecoder:
         else:
             call = self._calls[-1] if self._calls and not name else None
         if call is None:
-            call = _Call()
+            call = _Call(len(self._calls))
             self._calls.append(call)
         if index is not None:
             self._by_index[index] = call
@@ -349,7 +386,7 @@ class ChatDecoder:
         if self._thinking or self._details:
             extra: dict[str, Any] = {"field": self._thinking_field} if self._thinking_field else {}
             if self._details:
-                extra["reasoning_details"] = self._details
+                extra["reasoning_details"] = [detail.whole() for detail in self._details]
             yield ThinkingBlock("".join(self._thinking), extra=extra or None)
         for number, tool in enumerate(self._executed.values()):
             arguments = _object(str(tool.get("arguments") or "")) or {}
@@ -360,7 +397,7 @@ class ChatDecoder:
         if self._audio:
             yield AudioBlock(self._audio_type, b"".join(map(_decoded, self._audio)))
         for call in self._calls:
-            if call.name or call.arguments:
+            if call.name or call.length:
                 yield call.block(self._taken)
         if self._fields:
             yield RawBlock("message_fields", self._fields)
@@ -426,18 +463,13 @@ def _decoded(data: str) -> bytes:
         raise ProviderError("the answer holds media that is no base64", kind="server_error") from None
 
 
-def _merge_detail(details: list[dict[str, Any]], piece: dict[str, Any]) -> None:
+def _merge_detail(details: list[_Detail], piece: dict[str, Any]) -> None:
     """Adds a piece of OpenRouter's ``reasoning_details``; the pieces of one entry follow each other."""
-    last = details[-1] if details else {}
+    last = details[-1].fields if details else {}
     same = last.get("type") == piece.get("type") and last.get("index") == piece.get("index")
     if not same or piece.get("type") == "reasoning.encrypted":
-        details.append(dict(piece))
-        return
-    for name, value in piece.items():
-        if name in ("text", "summary") and isinstance(value, str):
-            last[name] = (last.get(name) or "") + value
-        elif value is not None:
-            last[name] = value
+        details.append(_Detail())
+    details[-1].add(piece)
 
 
 def _raise_stray_error(line: str) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["error_from_document", "error_from_response", "error_kind", "retry_after_seconds"]
 
 LONGEST_MESSAGE = 2000
+"""How much of a message is kept, in characters."""
+TELLING = 8000
+"""How much of what an error says is looked at, in characters."""
 
 _OVERFLOW_WORDINGS = (
     r"prompt (?:is )?too long",  # Anthropic, Ollama, Fireworks
@@ -58,7 +61,7 @@ _QUOTA = re.compile(
     re.IGNORECASE,
 )
 _AUTH = re.compile(
-    r"(?:invalid|incorrect|missing|expired|wrong)[_ ](?:\w+[_ ])?(?:api[_ ]?key|token|credentials?)\b"
+    r"(?:invalid|incorrect|missing|expired|wrong)[_ ](?:\w{1,20}[_ ])?(?:api[_ ]?key|token|credentials?)\b"
     r"|api[_ ]?key (?:not (?:valid|found)|is invalid|expired)|unauthori[sz]ed|authentication",
     re.IGNORECASE,
 )
@@ -158,8 +161,8 @@ def error_from_document(document: Any, *, status: int | None = None, retry_after
     inner = _inner(document)
     message = _message(inner) or _message(document)
     words = " ".join(_words(inner))
-    codes = [str(code) for code in _codes(inner, document) if code is not None and code != ""]
-    numbers = [int(code) for code in codes if code.isdigit() and 400 <= int(code) < 600]
+    codes = [str(code) for code in _codes(inner, document) if isinstance(code, str | int) and code != ""]
+    numbers = [int(code) for code in codes if re.fullmatch("[45][0-9]{2}", code)]
     status_said = next(iter(numbers), None)
     if status is None or status < 400:
         status = status_said or status
@@ -189,7 +192,7 @@ def error_kind(status: int | None, codes: list[str], text: str) -> ErrorKind:
         text: everything else that it says.
     """
     known = [_CODES[code.lower()] for code in codes if code.lower() in _CODES]
-    everything = " ".join([*codes, text])
+    everything, text = " ".join([*codes, text])[:TELLING], text[:TELLING]
     if "context_overflow" in known or (status != 429 and _OVERFLOW.search(everything) and not _THROTTLED.search(text)):
         return "context_overflow"
     if "quota" in known or (_QUOTA.search(everything) and (status in (None, 400, 402, 403, 429))):
@@ -281,6 +284,8 @@ def _delay_in_body(document: Any) -> float | None:
     """Google's RetryInfo: ``{"@type": ".../google.rpc.RetryInfo", "retryDelay": "34s"}``."""
     details = document.get("details") if isinstance(document, dict) else None
     for detail in details if isinstance(details, list) else ():
-        if isinstance(detail, dict) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)s", str(detail.get("retryDelay")))):
+        if isinstance(detail, dict) and (
+            found := re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)s", str(detail.get("retryDelay")))
+        ):
             return float(found[1])
     return None

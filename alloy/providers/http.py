@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import re
 import threading
 from contextlib import aclosing, asynccontextmanager
@@ -16,12 +16,14 @@ from pydantic_core import from_json
 from alloy._tasks import last_words, run_in_thread
 from alloy.errors import InvalidOptionError, ProviderError
 from alloy.providers.decoder import deltas_of
-from alloy.providers.errors import error_from_response
+from alloy.providers.errors import LONGEST_MESSAGE, error_from_response
+from alloy.providers.keys import Secret, origin, scrub
+from alloy.providers.limits import LIMITS, Inflater, Intake, Tally
 from alloy.providers.sse import EventParser
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     import httpx
 
@@ -35,70 +37,15 @@ CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 600.0
 """How long a model may be silent, in seconds: some think for minutes before the first byte."""
 
-MAX_BODY = 64 * 1024 * 1024
-"""How long an answer that isn't streamed may get, in bytes."""
-MAX_STREAM = 512 * 1024 * 1024
-"""How long a whole stream may get, in bytes; each token costs a few hundred."""
-MAX_ERROR_BODY = 1024 * 1024
+LONGEST_NAME = 200
+"""How much of a code or a request's id is kept, in characters."""
 
+_NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a decoder runs into where a document isn't what its specification says."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SECRET_HEADER = re.compile("auth|key|token|secret|cookie", re.IGNORECASE)
 _LAST_WORDS = 2.0
 _DRAIN = 0.25
-
-
-# --- Secrets ---------------------------------------------------------------------------------------------------------
-
-
-class Secret:
-    """An API key that doesn't show itself.
-
-    Args:
-        value: the key; blanks around it, as a file's last newline, are dropped.
-        prefix: what stands before it in its header, such as ``Bearer``.
-
-    Raises:
-        InvalidOptionError: no header can carry it.
-    """
-
-    __slots__ = ("_prefix", "_value")
-
-    def __init__(self, value: str, prefix: str = "") -> None:
-        self._value = value.strip()
-        self._prefix = prefix
-        if not (self._value.isascii() and self._value.isprintable()):
-            raise InvalidOptionError("api_key", "printable ASCII characters", object())
-
-    def reveal(self) -> str:
-        """The key itself."""
-        return self._value
-
-    @property
-    def header(self) -> str:
-        """What its header says."""
-        return f"{self._prefix} {self._value}" if self._prefix else self._value
-
-    def __repr__(self) -> str:
-        return "Secret(...)"
-
-
-def scrub(text: str, secrets: Iterable[Secret]) -> str:
-    """`text` without the keys; what is shorter than 8 characters is a placeholder, not a key."""
-    for secret in secrets:
-        if len(secret.reveal()) >= 8:
-            text = text.replace(secret.reveal(), "[key]")
-    return text
-
-
-def origin(adapter: str, base_url: str, key: Secret | None) -> str:
-    """A fingerprint of who answers: signed and opaque blocks are only good where it is the same.
-
-    Args:
-        adapter: the wire protocol.
-        base_url: the endpoint.
-        key: the account's key; it can't be told from the fingerprint.
-    """
-    parts = "\0".join((adapter, base_url.rstrip("/"), key.reveal() if key else ""))
-    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 # --- The shared client -----------------------------------------------------------------------------------------------
@@ -168,16 +115,22 @@ def _load() -> ssl.SSLContext:
 
 
 def _new_client(context: ssl.SSLContext) -> httpx.AsyncClient:
-    from http.cookiejar import CookieJar, DefaultCookiePolicy  # noqa: PLC0415  as httpx
+    from http.cookiejar import CookieJar  # noqa: PLC0415  as httpx
 
     import httpx  # noqa: PLC0415  loaded by now
+
+    class NoCookies(CookieJar):
+        """Doesn't even read them: two thousand take half a second."""
+
+        def extract_cookies(self, response: object, request: object) -> None:
+            pass
 
     here = ("localhost", "127.0.0.1", "[::1]")
     return httpx.AsyncClient(
         verify=context,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=45.0),
         mounts={f"all://{host}": None for host in here},
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        cookies=NoCookies(),
         follow_redirects=False,
     )
 
@@ -211,28 +164,72 @@ class Reply:
         names = ("x-request-id", "request-id", "apim-request-id", "cf-ray")
         return next((self.headers[name] for name in names if self.headers.get(name)), None)
 
-    async def chunks(self, *, limit: int = MAX_STREAM) -> AsyncGenerator[bytes]:
+    async def chunks(self, *, limit: int | None = None, values: int | None = None) -> AsyncGenerator[bytes]:
         """The body as it comes, decompressed.
 
+        Args:
+            limit: how many bytes to take, compressed and decompressed; by default what a stream may have.
+            values: how many JSON values to take, likewise.
+
         Raises:
-            ProviderError: the connection broke, was silent for too long, or sent more than `limit` bytes.
+            ProviderError: the connection broke, was silent for too long, or brought too much.
         """
         import httpx  # noqa: PLC0415  loaded by now
 
-        size = 0
+        intake = Intake(
+            size=LIMITS.stream if limit is None else limit,
+            values=LIMITS.stream_values if values is None else values,
+            seconds=LIMITS.seconds,
+        )
+        inflater, pieces = self._inflater(), 0
         try:
-            async for chunk in self._response.aiter_bytes():
-                size += len(chunk)
-                if size > limit:
-                    raise ProviderError(f"the answer is longer than {limit} bytes", kind="unknown", status=self.status)
-                yield chunk
-        except httpx.RequestError as error:
+            began = anyio.current_time()
+            async for chunk in self._received():
+                intake.waited(anyio.current_time() - began)
+                if inflater:
+                    intake.received(len(chunk))
+                for piece in inflater.feed(chunk) if inflater else (chunk,):
+                    intake.took(piece)
+                    yield piece
+                    pieces += 1
+                    if inflater or pieces % 64 == 0:  # many may have come together
+                        await anyio.lowlevel.checkpoint()
+                began = anyio.current_time()
+        except (httpx.RequestError, OSError) as error:  # OSError: what TLS raises while reading
             raise _broken(error) from None
 
-    async def read(self, *, limit: int = MAX_BODY) -> bytes:
-        """The whole body; raises as `chunks` does."""
-        async with aclosing(self.chunks(limit=limit)) as chunks:
-            return b"".join([chunk async for chunk in chunks])
+    def _received(self) -> AsyncIterator[bytes]:
+        """The body's bytes; where a client of the user's own has read them already, they are decompressed."""
+        return self._response.aiter_bytes() if self._response.is_stream_consumed else self._response.aiter_raw()
+
+    def _inflater(self) -> Inflater | None:
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        if encoding in ("", "identity") or self._response.is_stream_consumed:
+            return None
+        if encoding not in ("gzip", "x-gzip"):
+            raise ProviderError(
+                f"the server compressed its answer as {encoding[:40]!r}, but only gzip was asked for", kind="unknown"
+            )
+        return Inflater()
+
+    async def beginning(self) -> bytes:
+        """As much of an error's body as comes soon; what breaks off or goes on doesn't matter, as the status says enough."""
+        body = bytearray()
+        with anyio.move_on_after(LIMITS.error_seconds), contextlib.suppress(ProviderError):
+            async with aclosing(self.chunks(limit=LIMITS.error)) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+            return bytes(body)
+        return bytes(body) or b"(the server's reason broke off)"
+
+    async def read(self, *, limit: int | None = None, values: int | None = None) -> bytes:
+        """The whole body; takes and raises what `chunks` does, but for what a body may have."""
+        body = bytearray()
+        limit = LIMITS.body if limit is None else limit
+        async with aclosing(self.chunks(limit=limit, values=values or LIMITS.body_values)) as chunks:
+            async for chunk in chunks:
+                body += chunk
+        return bytes(body)
 
 
 class Endpoint:
@@ -306,21 +303,28 @@ class Endpoint:
             yield items
 
     async def _items(self, reply: Reply, decoder: Decoder, *, stream: bool) -> AsyncGenerator[ProviderItem]:
+        tally = Tally(LIMITS)
         try:
             if _is_stream(reply, stream=stream):
                 async with aclosing(_events(reply, decoder)) as batches:
                     async for events in batches:
                         for event in events:
                             for delta in decoder.feed(event):
+                                tally.take(delta)
                                 yield delta
-                yield decoder.end()
+                completion = decoder.end()
+                tally.take(completion)
             else:
                 completion = decoder.whole(_document(await reply.read()))
+                tally.take(completion)
                 for delta in deltas_of(completion.message) if stream else ():
                     yield delta
-                yield completion
+            yield completion
         except ProviderError as error:
             raise self._signed(error, reply) from None
+        except _NONSENSE as error:
+            message = f"the answer makes no sense ({type(error).__name__}: {error})"
+            raise self._signed(ProviderError(message, kind="server_error"), reply) from error
 
     @asynccontextmanager
     async def post(self, path: str, body: bytes, *, stream: bool) -> AsyncGenerator[Reply]:
@@ -360,39 +364,43 @@ class Endpoint:
 
         headers = {
             "accept": "text/event-stream" if stream else "application/json",
+            "accept-encoding": "gzip",
             "content-type": "application/json",
             "user-agent": "alloy-harness",
         }
         headers |= {name: v.header if isinstance(v, Secret) else v for name, v in self._headers.items()}
+        within = 2 * (CONNECT_TIMEOUT + self._timeout)  # to connect and greet, to send and hear
         try:
-            request = client.build_request(
-                "POST",
-                self.base_url + path,
-                content=body,
-                headers=headers,
-                timeout=httpx.Timeout(self._timeout, connect=CONNECT_TIMEOUT, pool=None),
-            )
-            return await client.send(request, stream=True, follow_redirects=False)
-        except httpx.RequestError as error:
+            with anyio.move_on_after(within):
+                request = client.build_request(
+                    "POST",
+                    self.base_url + path,
+                    content=body,
+                    headers=headers,
+                    timeout=httpx.Timeout(self._timeout, connect=CONNECT_TIMEOUT, pool=None),
+                )
+                return await client.send(request, stream=True, follow_redirects=False)
+        except (httpx.RequestError, OSError) as error:
             raise self._signed(_broken(error), None) from None
+        raise self._signed(ProviderError(f"no answer began within {within:g} seconds", kind="timeout"), None)
 
     async def _refusal(self, reply: Reply) -> ProviderError:
-        if 300 <= reply.status < 400:
-            target = urlsplit(reply.headers.get("location", ""))
-            message = f"the server redirects to {target.scheme}://{target.netloc}{target.path}; a key follows no redirect, so make that the base_url if you trust it"
+        location = reply.headers.get("location")
+        if location is not None and 300 <= reply.status < 400:
+            message = f"the server redirects to {_shown_url(location)}; a key follows no redirect, so make that the base_url if you trust it"
             return self._signed(ProviderError(message, kind="invalid_request", status=reply.status), reply)
-        try:
-            body = await reply.read(limit=MAX_ERROR_BODY)
-        except ProviderError:
-            body = b""  # the status says enough
+        body = await reply.beginning()
         return self._signed(error_from_response(reply.status, reply.headers, body), reply)
 
     def _signed(self, error: ProviderError, reply: Reply | None) -> ProviderError:
-        """The error with the names of those concerned, and without keys."""
-        error.message = scrub(error.message, (v for v in self._headers.values() if isinstance(v, Secret)))
+        """The error with the names of those concerned, without keys, and without what would steer a terminal."""
+        secrets = [value for value in self._headers.values() if isinstance(value, Secret)]
+        error.message = _clean(error.message, secrets, LONGEST_MESSAGE)
         error.args = (error.message,)
+        error.code = _clean(str(error.code), secrets, LONGEST_NAME) if error.code else error.code
+        request_id = error.request_id or (reply.request_id if reply else None)
+        error.request_id = _clean(request_id, secrets, LONGEST_NAME) if request_id else request_id
         error.provider, error.model = self.provider, self.model
-        error.request_id = error.request_id or (reply.request_id if reply else None)
         return error
 
     def __repr__(self) -> str:
@@ -411,6 +419,20 @@ def _checked(base_url: str) -> str:
     if parts.username or parts.password:
         raise InvalidOptionError("base_url", "an address without a user and password; pass api_key=...", object())
     return base_url.rstrip("/")
+
+
+def _clean(text: str, secrets: list[Secret], longest: int) -> str:
+    text = _CONTROL.sub(" ", scrub(text, secrets))
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def _shown_url(url: str) -> str:
+    """An address without its query, which may hold anything."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "somewhere"
+    return f"{parts.scheme}://{parts.netloc}{parts.path}" if parts.netloc else parts.path
 
 
 def _is_stream(reply: Reply, *, stream: bool) -> bool:
@@ -439,7 +461,7 @@ def _document(body: bytes) -> Any:
 
 async def _events(reply: Reply, decoder: Decoder) -> AsyncGenerator[list[ServerEvent]]:
     """The stream's events, as many at a time as came together."""
-    parser = EventParser()
+    parser = EventParser(max_event=LIMITS.event)
     async with aclosing(reply.chunks()) as chunks:
         async for chunk in chunks:
             yield parser.feed(chunk)
@@ -459,7 +481,7 @@ async def _drain(chunks: AsyncGenerator[bytes]) -> None:
         return  # the answer is complete; how the connection ended doesn't matter
 
 
-def _broken(error: httpx.RequestError) -> ProviderError:
+def _broken(error: httpx.RequestError | OSError) -> ProviderError:
     import httpx  # noqa: PLC0415  loaded by now
 
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

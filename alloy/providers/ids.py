@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 __all__ = ["unique_id"]
 
 
@@ -16,6 +18,6 @@ def unique_id(wanted: str, taken: set[str]) -> str:
     own, number = base, 1
     while own in taken:
         number += 1
-        own = f"{base}_{number}"
+        own = f"{base}_{number if number < 100 else uuid4().hex}"  # who calls all by one id can't keep us busy
     taken.add(own)
     return own

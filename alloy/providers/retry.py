@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Fallback", "Retrying"]
 
 LONGEST_BACKOFF = 60.0  # seconds
+LONGEST_WAIT = 600.0
+"""The longest wait that a provider may ask for, in seconds; whoever asks for more is given up at once."""
 SAME_ELSEWHERE: frozenset[ErrorKind] = frozenset({"invalid_request", "refused"})
 
 
@@ -77,7 +79,7 @@ class Retrying(_Wrapper):
 
     It waits longer each time, by chance between nothing and `backoff` doubled each time (full jitter, as in
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), but as long as the provider asks for; where
-    that would go past a surrounding deadline it gives up at once.
+    that would be longer than ten minutes or go past a surrounding deadline it gives up at once.
 
     Args:
         provider: who is asked.
@@ -123,7 +125,7 @@ class Retrying(_Wrapper):
                 if begun or not error.retryable or attempt > self._max_retries:
                     raise
                 delay = self._delay(attempt, error)
-                if anyio.current_time() + delay >= anyio.current_effective_deadline():
+                if delay > LONGEST_WAIT or anyio.current_time() + delay >= anyio.current_effective_deadline():
                     raise
                 retry = Retry(attempt=attempt, delay=delay, error=error, next=f"{self.name}:{self.model}")
             yield retry

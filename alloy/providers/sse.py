@@ -8,11 +8,12 @@ from typing import Any
 from pydantic_core import from_json
 
 from alloy.errors import ProviderError
+from alloy.providers.limits import LIMITS
 
 __all__ = ["EventParser", "ServerEvent"]
 
-MAX_EVENT = 64 * 1024 * 1024
-"""How long an event may get, in bytes: a generated film fits, an endless line doesn't."""
+MAX_UNKNOWN = 1000
+"""How many lines of an event may be no SSE fields; a page of text that calls itself a stream has more."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -61,7 +62,9 @@ class EventParser:
     __slots__ = (
         "_begun",
         "_data",
+        "_data_lines",
         "_event",
+        "_kept",
         "_max",
         "_partial",
         "_size",
@@ -71,15 +74,17 @@ class EventParser:
         "retry",
     )
 
-    def __init__(self, *, max_event: int = MAX_EVENT) -> None:
+    def __init__(self, *, max_event: int = LIMITS.event) -> None:
         self.last_event_id = ""
         self.retry: int | None = None
         self._max = max_event
         self._begun = False
         self._skip_lf = False
-        self._partial: list[bytes] = []
+        self._partial = bytearray()  # a list of small pieces would take many times their bytes
         self._size = 0
-        self._data: list[bytes] = []
+        self._kept = 0
+        self._data = bytearray()
+        self._data_lines = 0
         self._event = b""
         self._unknown: list[str] = []
 
@@ -90,7 +95,7 @@ class EventParser:
             The events that they complete.
 
         Raises:
-            ProviderError: an event is too long.
+            ProviderError: an event is too long, or the lines are none of a stream.
         """
         if self._skip_lf and chunk:
             self._skip_lf = False
@@ -101,10 +106,10 @@ class EventParser:
             if self._size > self._max:
                 raise ProviderError(f"an event of the stream is longer than {self._max} bytes", kind="unknown")
             if line[-1] not in b"\r\n":
-                self._partial.append(line)
+                self._partial += line
                 continue
             if self._partial:
-                line = b"".join((*self._partial, line))  # noqa: PLW2901  the line is whole only now
+                line = bytes(self._partial + line)  # noqa: PLW2901  the line is whole only now
                 self._partial.clear()
             self._line(line.rstrip(b"\r\n"), events)
         self._skip_lf = chunk.endswith(b"\r") if chunk else self._skip_lf
@@ -114,7 +119,7 @@ class EventParser:
         """Takes the end of the stream, and gives what was still open."""
         events: list[ServerEvent] = []
         if self._partial:
-            self._line(b"".join(self._partial), events)
+            self._line(bytes(self._partial), events)
             self._partial.clear()
         self._dispatch(events)
         return events
@@ -124,13 +129,20 @@ class EventParser:
             self._begun = True
             line = line.removeprefix(_BOM)
         if line.startswith(b"data:"):  # nearly every line
-            self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+            self._add(line[6:] if line[5:6] == b" " else line[5:])
         elif not line:
             self._dispatch(events)
         elif line.startswith(b":"):
-            self._size = sum(map(len, self._data))  # a comment isn't kept
+            self._size = self._kept  # a comment isn't kept
         else:
             self._field(line)
+        self._kept = self._size
+
+    def _add(self, data: bytes) -> None:
+        if self._data_lines:
+            self._data += b"\n"
+        self._data += data
+        self._data_lines += 1
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
@@ -139,22 +151,25 @@ class EventParser:
             case b"event":
                 self._event = value
             case b"data":
-                self._data.append(value)
+                self._add(value)
             case b"id":
                 if b"\0" not in value:
                     self.last_event_id = value.decode(errors="replace")
             case b"retry":
                 if value.isdigit():
                     self.retry = int(value[:9])
-            case _:
+            case _ if len(self._unknown) < MAX_UNKNOWN:
                 self._unknown.append(line.decode(errors="replace"))
+            case _:
+                raise ProviderError("what the server sends is no stream of events", kind="unknown")
 
     def _dispatch(self, events: list[ServerEvent]) -> None:
-        if self._data or self._unknown:
-            data = b"\n".join(self._data).decode(errors="replace")
+        if self._data_lines or self._unknown:
+            data = self._data.decode(errors="replace")
             name = self._event.decode(errors="replace") if self._event else "message"
             events.append(ServerEvent(data, name, tuple(self._unknown)))
             self._data.clear()
+            self._data_lines = 0
             self._unknown.clear()
         self._event = b""
         self._size = 0

@@ -1,0 +1,96 @@
+"""API keys that don't show themselves; no I/O."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from alloy.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Secret", "origin", "scrub"]
+
+SHORTEST = 8
+"""What has fewer characters is a placeholder, not a key."""
+
+
+class Secret:
+    """An API key that doesn't show itself.
+
+    Args:
+        value: the key; blanks around it, as a file's last newline, are dropped.
+        prefix: what stands before it in its header, such as ``Bearer``.
+
+    Raises:
+        InvalidOptionError: no header can carry it.
+    """
+
+    __slots__ = ("_prefix", "_value")
+
+    def __init__(self, value: str, prefix: str = "") -> None:
+        self._value = value.strip()
+        self._prefix = prefix
+        if not (self._value.isascii() and self._value.isprintable()):
+            raise InvalidOptionError("api_key", "printable ASCII characters", object())
+
+    def reveal(self) -> str:
+        """The key itself."""
+        return self._value
+
+    @property
+    def header(self) -> str:
+        """What its header says."""
+        return f"{self._prefix} {self._value}" if self._prefix else self._value
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
+def scrub(text: str, secrets: Iterable[Secret]) -> str:
+    """`text` without the keys, nor what they are in URLs, JSON and base64, nor what is left of one where a text was cut.
+
+    What has fewer than 8 characters is a placeholder, not a key.
+    """
+    for secret in secrets:
+        if len(secret.reveal()) >= SHORTEST:
+            for form in sorted(set(_forms(secret.reveal())), key=len, reverse=True):
+                text = _without_start(text.replace(form, "[key]"), form)
+    return text
+
+
+def _forms(key: str) -> Iterator[str]:
+    """How a key can be written, also where that is quoted once more; in base64 with anything around it, as ``Bearer``."""
+    escaped = json.dumps(key)[1:-1]
+    for form in (key, escaped, escaped.replace("/", r"\/")):
+        yield from (form, form.replace("\\", r"\\"))
+    yield from (quote(key), quote(key, safe=""))
+    for before in range(3):  # bytes before it in its group of three
+        whole = base64.b64encode(bytes(before) + key.encode()).decode()
+        own = whole[(before * 8 + 5) // 6 : (before + len(key)) * 8 // 6]
+        yield from (own, own.replace("+", "-").replace("/", "_"))
+
+
+def _without_start(text: str, form: str) -> str:
+    """`text` without the first part of `form` at its end; a text that was cut ends with dots, or in quotes."""
+    said = text.rstrip("'\".")
+    for length in range(len(form) - 1, SHORTEST - 1, -1):
+        if said.endswith(form[:length]):
+            return f"{said[:-length]}[key]{text[len(said) :]}"
+    return text
+
+
+def origin(adapter: str, base_url: str, key: Secret | None) -> str:
+    """A fingerprint of who answers: signed and opaque blocks are only good where it is the same.
+
+    Args:
+        adapter: the wire protocol.
+        base_url: the endpoint.
+        key: the account's key; it can't be told from the fingerprint.
+    """
+    parts = "\0".join((adapter, base_url.rstrip("/"), key.reveal() if key else ""))
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
