@@ -226,9 +226,10 @@ async def test_a_history_that_is_still_too_long_fails_after_one_more_try():
 
 async def test_p6_an_overflow_after_something_was_emitted_is_not_tried_again():
     script = Scripted([Reply(text="So far", error=overflow()), "never"])
+    before = (await run_script(["Hello."])).messages
 
     with pytest.raises(alloy.RunError, match="too long"):
-        await alloy.run("Hi.", provider=script, middleware=[Shorten()], on_event=Recorder())
+        await alloy.run("Hi.", provider=script, messages=before, middleware=[Shorten()], on_event=Recorder())
 
     assert len(script.requests) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import threading
 
@@ -133,6 +134,23 @@ async def test_p4_a_thread_that_hangs_is_abandoned_visibly_and_not_waited_for():
         if thread.name in stuck:
             thread.join(5)
     assert stuck_threads() == ()
+
+
+def test_p4_a_thread_that_hangs_does_not_keep_the_process_from_ending():
+    program = """
+import asyncio, threading, alloy
+from alloy.testing import calls, run_script
+
+@alloy.tool(timeout=0.01)
+def hang() -> str:
+    "Hangs."
+    threading.Event().wait()
+
+print(asyncio.run(run_script([calls("hang"), "I see."], tools=[hang])).text)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("I see.\n", "", 0)
 
 
 async def test_p7_a_sync_tool_does_not_block_the_event_loop():
