@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from alloy.messages import Block, ResultContent
 
-__all__ = ["UNKNOWN_OUTCOME", "check_history", "own_call_ids", "repair_history", "without_blanks"]
+__all__ = ["UNKNOWN_OUTCOME", "check_history", "own_call_ids", "repair_history", "unique_id", "without_blanks"]
 
 UNKNOWN_OUTCOME = "No result is available: this call was interrupted and may or may not have taken effect."
 """What stands in for a result that was never seen."""
@@ -210,7 +210,7 @@ def _with_own_ids(blocks: tuple[Block, ...], taken: set[str]) -> tuple[tuple[Blo
     out: list[Block] = []
     for block in blocks:
         if isinstance(block, ToolUseBlock):
-            own = _unique(block.id, taken)
+            own = unique_id(block.id, taken)
             call = block if own == block.id else dataclasses.replace(block, id=own)
             calls[block.id if block.id not in calls else own] = call
             out.append(call)
@@ -219,12 +219,20 @@ def _with_own_ids(blocks: tuple[Block, ...], taken: set[str]) -> tuple[tuple[Blo
     return tuple(out), calls
 
 
-def _unique(wanted: str, taken: set[str]) -> str:
-    """`wanted`, or with a number behind it if it is taken or empty; taken from now on."""
-    own, number = wanted or "call", 1
+def unique_id(wanted: str, taken: set[str]) -> str:
+    """An id that nobody has yet: `wanted` if it is free, else with a number behind it.
+
+    Args:
+        wanted: the id that a call came with; may be empty.
+        taken: all ids of the history; the new one is added.
+    """
+    base = wanted or f"call_{len(taken) + 1}"
+    own, number = base, 1
     while own in taken:
-        number += 1
-        own = f"{wanted or 'call'}_{number}"
+        number = (
+            number + 1 if number < 100 else max(number, len(taken)) + 1
+        )  # who calls all by one id can't keep us busy
+        own = f"{base}_{number}"
     taken.add(own)
     return own
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json, to_json
 
 from alloy.errors import ProviderError
+from alloy.history import unique_id
 from alloy.messages import (
     AudioBlock,
     ImageBlock,
@@ -22,7 +23,6 @@ from alloy.messages import (
 )
 from alloy.providers.base import Completion, TextDelta, ThinkingDelta, ToolCallDelta
 from alloy.providers.errors import error_from_document
-from alloy.providers.ids import unique_id
 from alloy.usage import Usage
 
 if TYPE_CHECKING:

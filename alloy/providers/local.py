@@ -12,7 +12,7 @@ from alloy.providers import local_prompt
 from alloy.providers.chat_decode import ChatDecoder
 from alloy.providers.chat_encode import Encoder
 from alloy.providers.compat import Compat
-from alloy.providers.http import origin
+from alloy.providers.keys import origin
 from alloy.providers.local_process import Launch, acquire, lease_server, release
 
 if TYPE_CHECKING:

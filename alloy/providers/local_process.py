@@ -17,7 +17,8 @@ from pydantic_core import from_json, to_json
 
 from alloy._tasks import last_words
 from alloy.errors import ProviderError
-from alloy.providers.http import Endpoint, Secret, scrub
+from alloy.providers.http import Endpoint
+from alloy.providers.keys import Secret, scrub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -34,6 +35,8 @@ START_TIMEOUT = 600.0
 _SCRIPT = Path(__file__).with_name("_local_server.py")
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYSTEMROOT", "TEMP", "TMP")
 """What a server gets of our environment: nothing that may hold a key."""
+
+_EACH_ALONE = {"connection": "close"}  # it ends silent connections after seconds; one that is just asked would fail
 
 _MAX_ANSWER = 64 * 1024
 _KEPT_COMPLAINTS = 4096
@@ -168,7 +171,9 @@ async def _start(launch: Launch) -> Server:
     )
     try:
         address = await _address(process, launch, key)
-        endpoint = Endpoint(f"{address}/v1", provider="local", model=launch.alias, headers={"authorization": key})
+        endpoint = Endpoint(
+            f"{address}/v1", provider="local", model=launch.alias, headers={"authorization": key, **_EACH_ALONE}
+        )
         await endpoint.__aenter__()
     except BaseException:
         await last_words(lambda: _reap(process), within=_LAST_WORDS)
@@ -199,11 +204,12 @@ async def _address(process: Process, launch: Launch, key: Secret) -> str:
     with anyio.move_on_after(_DEATH):
         await _drain(process.stderr, complaints)
         await process.wait()
-    lines = scrub(complaints.decode(errors="replace"), [key]).strip().splitlines()
+    lines = complaints.decode(errors="replace").strip().splitlines()
     reasons = [str(said.get("error", "")), next((line for line in lines if "error" in line), "")]
     if not any(reasons):
         reasons = [*lines[-1:], f"its process ended with code {process.returncode}"]
-    raise _failed(launch, "; ".join(filter(None, reasons)), kind="invalid_request" if said else "server_error")
+    why = scrub("; ".join(filter(None, reasons)), [key])
+    raise _failed(launch, why, kind="invalid_request" if said else "server_error")
 
 
 async def _tell(process: Process, launch: Launch, key: Secret) -> None:
@@ -213,7 +219,7 @@ async def _tell(process: Process, launch: Launch, key: Secret) -> None:
         "alias": launch.alias,
         "key": key.reveal(),
         "context_size": launch.context_size,
-        "threads": min(_processors(), 8),
+        "threads": _threads(),
     }
     assert process.stdin is not None  # noqa: S101  it was asked for
     try:
@@ -260,5 +266,10 @@ def _import_path() -> list[str]:
     return [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  as the import system does it
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _threads() -> int:
+    """How many threads the model computes with.
+
+    They wait for each other by spinning, so one that has to share its core holds up all the others: use half of the cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // 2, 8))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json, to_json
 
 from alloy.errors import ProviderError
+from alloy.history import unique_id
 from alloy.messages import Message, TextBlock, ToolResultBlock, ToolUseBlock
 from alloy.providers.base import Completion, TextDelta, ToolCallDelta
-from alloy.providers.ids import unique_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,13 +33,17 @@ _CHOICE = """You may call one of these functions:
 {functions}
 
 Write {{"name": <function-name>, "arguments": <args-json-object>}} to call one."""
-_QUESTION = "The result is:\n{result}\n\nUse this result to answer in one short sentence. {question}"
+_QUESTION = """Here is the result:
+
+{result}
+
+Question: {question}
+Answer from the result in one short sentence."""
 
 _CALLS: Sequence[tuple[str, str, Mapping[str, Any]]] = (
     ("What is the time in Rome?", "get_time", {"city": "Rome"}),
+    ("Read the file docs/ideas.md. Who wrote it?", "read_file", {"path": "docs/ideas.md"}),
     ("What is 4 times 12?", "multiply", {"x": 4, "y": 12}),
-    ("Find books about trains", "find_books", {"query": "trains"}),
-    ("Read the file docs/ideas.md", "read_file", {"path": "docs/ideas.md"}),
 )
 _GREETING = ("Hello!", "Hello! How can I help you?")
 _ANSWERS: Sequence[tuple[str, str, Mapping[str, Any], str, str]] = (
@@ -48,11 +52,20 @@ _ANSWERS: Sequence[tuple[str, str, Mapping[str, Any], str, str]] = (
         "Who wrote the file todo.txt?",
         "read_file",
         {"path": "todo.txt"},
-        "     1\tAuthor: Ben\n     2\tTask: buy milk",
+        "Author: Ben\nTask: buy milk",
         "The file todo.txt was written by Ben.",
+    ),
+    (
+        "Read docs/ideas.md. What is the first idea?",
+        "read_file",
+        {"path": "docs/ideas.md"},
+        "Idea one is a boat.\nIdea two is a train.",
+        "The first idea is a boat.",
     ),
 )
 
+_FIRST_SENTENCE = re.compile(r".*?[.!?](?=\s|$)|.*")
+_LINE_NUMBER = re.compile(r"^ *\d+\t", re.MULTILINE)
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"(?:[^"\\]|\\.)*"\s*,\s*"arguments"\s*:')
 
 
@@ -103,7 +116,8 @@ def encode(request: Request, settings: Mapping[str, Any]) -> bytes:
 def _signature(tool: ToolSpec) -> str:
     required = tool.input_schema.get("required", ())
     names = [name if name in required else f"{name}?" for name in tool.input_schema.get("properties", {})]
-    return f"{tool.name}({', '.join(names)}): {tool.description.strip().partition(chr(10))[0]}"
+    purpose = _FIRST_SENTENCE.match(tool.description.strip())
+    return f"{tool.name}({', '.join(names)}): {purpose[0] if purpose else ''}"
 
 
 def _choice_examples(reply: str) -> Iterator[Mapping[str, str]]:
@@ -157,7 +171,8 @@ def _result(result: ToolResultBlock) -> str:
     for block in result.content:
         if not isinstance(block, TextBlock):
             raise _text_only(block)
-    return f"Error: {result.text}" if result.is_error else result.text
+    text = _LINE_NUMBER.sub("", result.text)  # they distract it
+    return f"Error: {text}" if result.is_error else text
 
 
 def _text_only(block: Block) -> ProviderError:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_json
 
 from alloy.errors import ProviderError
+from alloy.history import unique_id
 from alloy.messages import Message, ServerToolUseBlock, TextBlock, ThinkingBlock, ToolUseBlock
 from alloy.providers.base import Completion, TextDelta, ThinkingDelta, ToolCallDelta
 from alloy.providers.errors import error_from_document
-from alloy.providers.ids import unique_id
 from alloy.providers.openai_items import (
     CLIENT_CALLS,
     arguments_text,

@@ -225,5 +225,5 @@ def test_a_prompt_may_be_text_blocks_or_a_message():
 def test_ids_that_are_taken_get_a_number():
     message = assistant(ToolUseBlock("a", "f"), ToolUseBlock("a", "f"), ToolUseBlock("", "f"), ToolUseBlock("b", "f"))
 
-    assert [call.id for call in own_call_ids(message, {"b"}).tool_uses] == ["a", "a_2", "call", "b_2"]
+    assert [call.id for call in own_call_ids(message, {"b"}).tool_uses] == ["a", "a_2", "call_4", "b_2"]
     assert own_call_ids(user("Hi."), set()) == user("Hi.")
