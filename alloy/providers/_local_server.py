@@ -3,7 +3,7 @@
 xllamacpp holds the interpreter's lock while it loads a model, for seconds, so it can't be loaded where an event loop runs.
 
 The parent writes one line of JSON to its standard input: ``path`` (where to import from), ``model``, ``alias``, ``key``,
-``context_size`` and ``threads``. It answers with one line, ``{"address": ...}`` or ``{"error": ...}``, and ends when its
+``context_size`` and ``cores``. It answers with one line, ``{"address": ...}`` or ``{"error": ...}``, and ends when its
 standard input does, that is, also when its parent is killed. It runs as a script that imports nothing of Alloy.
 """
 
@@ -46,7 +46,10 @@ def _serve(settings: dict[str, Any]) -> Any:
     params.n_ctx = settings["context_size"]
     params.n_parallel = 2
     params.kv_unified = True  # one request alone may use the whole context
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["threads"]
+    params.cpuparams_batch.n_threads = settings["cores"]
+    params.cpuparams.n_threads = max(
+        1, settings["cores"] // 2
+    )  # they spin while they wait for one that shares its core
     params.cache_ram_mib = 256
     params.use_jinja = True
     params.ui = False

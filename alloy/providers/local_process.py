@@ -219,7 +219,7 @@ async def _tell(process: Process, launch: Launch, key: Secret) -> None:
         "alias": launch.alias,
         "key": key.reveal(),
         "context_size": launch.context_size,
-        "threads": _threads(),
+        "cores": _cores(),
     }
     assert process.stdin is not None  # noqa: S101  it was asked for
     try:
@@ -266,10 +266,6 @@ def _import_path() -> list[str]:
     return [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  as the import system does it
 
 
-def _threads() -> int:
-    """How many threads the model computes with.
-
-    They wait for each other by spinning, so one that has to share its core holds up all the others: use half of the cores.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // 2, 8))
+def _cores() -> int:
+    """How many cores a model may use."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
