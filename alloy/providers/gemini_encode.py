@@ -194,12 +194,16 @@ class Encoder:
                 case ToolUseBlock():
                     parts.append(_call(block, first=not calls))
                     named = {name: value for name, value in parts[-1]["functionCall"].items() if name != "args"}
-                    calls.append((block.id, to_json(named)[1:-1]))
+                    calls.append((block.id, _json(named)[1:-1]))
                 case RawBlock(kind="part_fields", data=data) if parts:
                     parts[-1] |= data
                 case _:
                     parts += _part(block)
-        return _Sent("model", (), tuple(map(to_json, parts)), tuple(calls))
+        return _Sent("model", (), tuple(map(_json, parts)), tuple(calls))
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return to_json(value, inf_nan_mode="null")  # JSON has no NaN, but answers may
 
 
 def _over(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -397,7 +397,7 @@ class Endpoint:
         secrets = [value for value in self._headers.values() if isinstance(value, Secret)]
         error.message = _clean(error.message, secrets, LONGEST_MESSAGE)
         error.args = (error.message,)
-        error.code = _clean(str(error.code), secrets, LONGEST_NAME) if error.code else error.code
+        error.code = _clean(error.code, secrets, LONGEST_NAME) if error.code else error.code
         request_id = error.request_id or (reply.request_id if reply else None)
         error.request_id = _clean(request_id, secrets, LONGEST_NAME) if request_id else request_id
         error.provider, error.model = self.provider, self.model
@@ -421,8 +421,8 @@ def _checked(base_url: str) -> str:
     return base_url.rstrip("/")
 
 
-def _clean(text: str, secrets: list[Secret], longest: int) -> str:
-    text = _CONTROL.sub(" ", scrub(text, secrets))
+def _clean(text: object, secrets: list[Secret], longest: int) -> str:
+    text = _CONTROL.sub(" ", scrub(str(text), secrets))  # what a server sends may be no text
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 

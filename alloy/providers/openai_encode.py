@@ -97,7 +97,7 @@ class Encoder:
                 if sent.call:
                     calls[sent.call[0]] = sent.call[1]
                 answered = calls.get(sent.result.tool_use_id) if sent.result else None
-                items.append(sent.json if not (answered and sent.result) else to_json(_output(sent.result, answered)))
+                items.append(sent.json if not (answered and sent.result) else _json(_output(sent.result, answered)))
         return to_json(fields)[:-1] + b',"input":[' + b",".join(items) + b"]}"
 
     def _message(self, message: Message) -> tuple[_Sent, ...]:
@@ -156,7 +156,7 @@ def _assistant(message: Message, *, own: bool, stored: bool) -> Iterator[_Sent]:
         items.pop()  # it must be followed by what it led to
     for item, call_id in items:
         special = call_id is not None and (item["type"] != "function_call" or "caller" in item)
-        yield _Sent(to_json(item), call=(call_id, item) if special and call_id is not None else None)
+        yield _Sent(_json(item), call=(call_id, item) if special and call_id is not None else None)
 
 
 def _add_text(items: list[tuple[dict[str, Any], str | None]], block: TextBlock, *, own: bool) -> None:
@@ -172,6 +172,10 @@ def _add_text(items: list[tuple[dict[str, Any], str | None]], block: TextBlock, 
         items.append(({**head, "content": [part]}, None))
 
 
+def _json(value: Mapping[str, Any]) -> bytes:
+    return to_json(value, inf_nan_mode="null")  # JSON has no NaN, but answers may
+
+
 def _call(call: ToolUseBlock, *, own: bool) -> dict[str, Any]:
     item = dict((call.extra or {}).get("item") or {}) if own else {}
     kind = item.get("type", "function_call")
@@ -180,7 +184,7 @@ def _call(call: ToolUseBlock, *, own: bool) -> dict[str, Any]:
     if kind in CLIENT_CALLS:
         return item | {"call_id": call.id, CLIENT_CALLS[kind]: call.input}
     written = item.pop("arguments", None)
-    arguments = written if written and from_json(written) == call.input else to_json(call.input).decode()
+    arguments = written if written and from_json(written) == call.input else _json(call.input).decode()
     name = call.name if own else re.sub("[^A-Za-z0-9_-]", "_", call.name)[:64] or "unnamed"
     return item | {"type": "function_call", "call_id": call.id, "name": name, "arguments": arguments}
 
