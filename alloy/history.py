@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from alloy.errors import HistoryError, HistoryProblem
 from alloy.messages import (
@@ -229,10 +230,8 @@ def unique_id(wanted: str, taken: set[str]) -> str:
     base = wanted or f"call_{len(taken) + 1}"
     own, number = base, 1
     while own in taken:
-        number = (
-            number + 1 if number < 100 else max(number, len(taken)) + 1
-        )  # who calls all by one id can't keep us busy
-        own = f"{base}_{number}"
+        number += 1
+        own = f"{base}_{number if number < 100 else uuid4().hex}"  # who takes all numbers can't keep us busy
     taken.add(own)
     return own
 

@@ -43,7 +43,7 @@ class Limits:
     """
 
     body: int = 64 * 1024 * 1024
-    body_values: int = 1_000_000
+    body_values: int = 500_000
     stream: int = 256 * 1024 * 1024
     stream_values: int = 8_000_000
     event: int = 64 * 1024 * 1024

@@ -31,6 +31,7 @@ import pytest
 
 import alloy
 from alloy.errors import DeadlineExceededError, ProviderError
+from alloy.history import unique_id
 from alloy.messages import as_user_message
 from alloy.providers import http
 from alloy.providers.base import Request
@@ -166,6 +167,20 @@ async def test_an_answer_that_a_client_of_ones_own_has_read_is_taken_from_it():
         items = await ask(ChatCompletions("m", KEY, "http://a.test", client=client), stream=False)
 
     assert items[-1].message.text == "Hello"
+
+
+def test_a_new_id_is_found_soon_though_all_numbers_are_taken():
+    class Taken(set):
+        looked = 0
+
+        def __contains__(self, name: object) -> bool:
+            self.looked += 1
+            return super().__contains__(name)
+
+    taken = Taken({"a", *(f"a_{number}" for number in range(10_000))})
+
+    assert len({unique_id("a", taken) for _ in range(10)}) == 10
+    assert taken.looked < 2000
 
 
 # --- Time ------------------------------------------------------------------------------------------------------------
