@@ -29,7 +29,7 @@ _EPILOG = """\
 Examples:
   alloy "What is the capital of France?"
   alloy --provider openai:gpt-5 "Explain actors in two sentences"
-  alloy --tools read "What does README.md say about tools?"
+  alloy --tools read "Read examples/notes.txt. Who leads the project?"
   git diff | alloy "Write a commit message for this change"
   alloy --tools mytools:weather "Do I need a coat in Oslo?"
   alloy --json "Hello" | jq -r 'select(.event == "response").payload.text'
