@@ -13,14 +13,14 @@ from alloy.providers import Completion, Scripted
 from alloy.testing import calls
 
 PROVIDER = os.environ.get("ALLOY_PROVIDER") or Scripted(
-    [calls("delete", path="/home/ada/thesis.tex"), "I'm not allowed to delete your thesis, so it's still there."]
+    [calls("delete", path="thesis/chapter-1.tex"), "I'm not allowed to delete your thesis, so it's still there."]
 )
 
 
 @alloy.tool
 def delete(path: str) -> str:
     """Deletes a file."""
-    raise NotImplementedError(f"nothing deletes {path} in an example")
+    return f"pretended to delete {path}"
 
 
 class Approval(alloy.Middleware):
@@ -42,7 +42,7 @@ class Meter(alloy.Middleware):
 async def main() -> None:
     """Asks for a deletion, and prints what became of it."""
     config = alloy.Config(provider=PROVIDER, tools=[delete], middleware=[Approval(), Meter()], context={"user": "Ada"})
-    result = await alloy.run("Delete /home/ada/thesis.tex.", config)
+    result = await alloy.run("Delete thesis/chapter-1.tex.", config)
     for call in result.tool_calls:
         print(f"{call.name}: {call.content[0].text}")
     print(result.text)
