@@ -146,10 +146,11 @@ class Reply:
         headers: its headers, their names in lower case.
     """
 
-    __slots__ = ("_response", "headers", "status")
+    __slots__ = ("_raw", "_response", "headers", "status")
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
+        self._raw: AsyncIterator[bytes] | None = None
         self.status = response.status_code
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
 
@@ -200,7 +201,22 @@ class Reply:
 
     def _received(self) -> AsyncIterator[bytes]:
         """The body's bytes; where a client of the user's own has read them already, they are decompressed."""
-        return self._response.aiter_bytes() if self._response.is_stream_consumed else self._response.aiter_raw()
+        if self._response.is_stream_consumed:
+            return self._response.aiter_bytes()
+        self._raw = self._response.aiter_raw()
+        return self._raw
+
+    async def aclose(self) -> None:
+        """Gives the connection up, or back if all was read.
+
+        Reading is five generators inside one another, which close one another only if they run to an end. So they read on, to
+        fail at the closed connection, instead of being left to the garbage collector and to a task that nobody owns.
+        """
+        await self._response.aclose()
+        if self._raw is not None:
+            with contextlib.suppress(Exception):  # their end, in whichever way
+                while True:
+                    await anext(self._raw)
 
     def _inflater(self) -> Inflater | None:
         encoding = self.headers.get("content-encoding", "").strip().lower()
@@ -342,14 +358,13 @@ class Endpoint:
             ProviderError: no connection, no answer in time, or an answer with an error status.
         """
         async with self._leased() as client:
-            response = await self._send(client, path, body, stream=stream)
+            reply = Reply(await self._send(client, path, body, stream=stream))
             try:
-                reply = Reply(response)
                 if not 200 <= reply.status < 300:
                     raise await self._refusal(reply)
                 yield reply
             finally:
-                await last_words(response.aclose, within=_LAST_WORDS)
+                await last_words(reply.aclose, within=_LAST_WORDS)
 
     @asynccontextmanager
     async def _leased(self) -> AsyncGenerator[httpx.AsyncClient]:
