@@ -18,6 +18,8 @@ __all__ = ["error_from_document", "error_from_response", "error_kind", "retry_af
 
 LONGEST_MESSAGE = 2000
 """How much of a message is kept, in characters."""
+LONGEST_NAME = 200
+"""How much of a code or a request's id is kept, in characters."""
 TELLING = 8000
 """How much of what an error says is looked at, in characters."""
 

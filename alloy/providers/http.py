@@ -16,8 +16,8 @@ from pydantic_core import from_json
 from alloy._tasks import last_words, run_in_thread
 from alloy.errors import InvalidOptionError, ProviderError
 from alloy.providers.decoder import deltas_of
-from alloy.providers.errors import LONGEST_MESSAGE, error_from_response
-from alloy.providers.keys import Secret, origin, scrub
+from alloy.providers.errors import LONGEST_MESSAGE, LONGEST_NAME, error_from_response
+from alloy.providers.keys import Secret, cleaned, origin, scrub
 from alloy.providers.limits import LIMITS, Inflater, Intake, Tally
 from alloy.providers.sse import EventParser
 
@@ -37,12 +37,8 @@ CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 600.0
 """How long a model may be silent, in seconds: some think for minutes before the first byte."""
 
-LONGEST_NAME = 200
-"""How much of a code or a request's id is kept, in characters."""
-
 _NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What a decoder runs into where a document isn't what its specification says."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SECRET_HEADER = re.compile("auth|key|token|secret|cookie", re.IGNORECASE)
 _LAST_WORDS = 2.0
 _DRAIN = 0.25
@@ -279,7 +275,7 @@ class Endpoint:
         self.provider = provider
         self.model = model
         self._headers = {
-            name.lower(): _as_secret(value) if isinstance(value, str) and _SECRET_HEADER.search(name) else value
+            name.lower(): Secret.of_header(value) if isinstance(value, str) and _SECRET_HEADER.search(name) else value
             for name, value in headers.items()
         }
         self._timeout = timeout
@@ -410,21 +406,16 @@ class Endpoint:
     def _signed(self, error: ProviderError, reply: Reply | None) -> ProviderError:
         """The error with the names of those concerned, without keys, and without what would steer a terminal."""
         secrets = [value for value in self._headers.values() if isinstance(value, Secret)]
-        error.message = _clean(error.message, secrets, LONGEST_MESSAGE)
+        error.message = cleaned(error.message, secrets, LONGEST_MESSAGE)
         error.args = (error.message,)
-        error.code = _clean(error.code, secrets, LONGEST_NAME) if error.code else error.code
+        error.code = cleaned(error.code, secrets, LONGEST_NAME) if error.code else error.code
         request_id = error.request_id or (reply.request_id if reply else None)
-        error.request_id = _clean(request_id, secrets, LONGEST_NAME) if request_id else request_id
+        error.request_id = cleaned(request_id, secrets, LONGEST_NAME) if request_id else request_id
         error.provider, error.model = self.provider, self.model
         return error
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r})"
-
-
-def _as_secret(value: str) -> Secret:
-    prefix, _, key = value.strip().rpartition(" ")
-    return Secret(key, prefix)
 
 
 def _checked(base_url: str) -> str:
@@ -434,11 +425,6 @@ def _checked(base_url: str) -> str:
     if parts.username or parts.password:
         raise InvalidOptionError("base_url", "an address without a user and password; pass api_key=...", object())
     return base_url.rstrip("/")
-
-
-def _clean(text: object, secrets: list[Secret], longest: int) -> str:
-    text = _CONTROL.sub(" ", scrub(str(text), secrets))  # what a server sends may be no text
-    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def _shown_url(url: str) -> str:

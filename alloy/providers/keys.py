@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from alloy.errors import InvalidOptionError
@@ -13,10 +14,11 @@ from alloy.errors import InvalidOptionError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Secret", "origin", "scrub"]
+__all__ = ["Secret", "cleaned", "origin", "scrub"]
 
 SHORTEST = 8
 """What has fewer characters is a placeholder, not a key."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Secret:
@@ -38,6 +40,12 @@ class Secret:
         if not (self._value.isascii() and self._value.isprintable()):
             raise InvalidOptionError("api_key", "printable ASCII characters", object())
 
+    @classmethod
+    def of_header(cls, header: str) -> Self:
+        """The key in a header's value, which may have a prefix."""
+        prefix, _, key = header.strip().rpartition(" ")
+        return cls(key, prefix)
+
     def reveal(self) -> str:
         """The key itself."""
         return self._value
@@ -49,6 +57,18 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret(...)"
+
+
+def cleaned(text: object, secrets: Iterable[Secret], longest: int) -> str:
+    """What a server said, whatever that is, as text without keys and without characters that steer a terminal.
+
+    Args:
+        text: what it said.
+        secrets: the keys.
+        longest: how much to keep, in characters.
+    """
+    clean = _CONTROL.sub(" ", scrub(str(text), secrets))
+    return clean if len(clean) <= longest else clean[: longest - 3] + "..."
 
 
 def scrub(text: str, secrets: Iterable[Secret]) -> str:
