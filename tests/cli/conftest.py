@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -17,6 +18,17 @@ import pytest
 from click.testing import CliRunner
 
 from alloy.cli import main
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """Signals that end the command, also where the tests run with them ignored, as a shell's background jobs do."""
+    ignored = [one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) == signal.SIG_IGN]
+    for one in ignored:
+        signal.signal(one, signal.SIG_DFL)
+    yield
+    for one in ignored:
+        signal.signal(one, signal.SIG_IGN)
 
 
 class Model(ThreadingHTTPServer):
