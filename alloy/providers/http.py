@@ -41,6 +41,7 @@ _NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeE
 """What a decoder runs into where a document isn't what its specification says."""
 _SECRET_HEADER = re.compile("auth|key|token|secret|cookie", re.IGNORECASE)
 _LAST_WORDS = 2.0
+_LEFT_OVER = 10_000  # pieces that may have come before the connection was closed
 _DRAIN = 0.25
 
 
@@ -211,7 +212,7 @@ class Reply:
         await self._response.aclose()
         if self._raw is not None:
             with contextlib.suppress(Exception):  # their end, in whichever way
-                while True:
+                for _ in range(_LEFT_OVER):
                     await anext(self._raw)
 
     def _inflater(self) -> Inflater | None:
