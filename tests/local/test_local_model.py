@@ -51,11 +51,6 @@ def server_of(provider):
     return local_process._shared.get()[provider._launch].server
 
 
-def tells(text: str) -> bool:
-    """Whether an answer has to do with the result; more can't be asked of so small a model, whose answers vary."""
-    return any(word in text for word in ("21", "unny", "Paris"))
-
-
 async def test_a_question_leads_to_a_call_and_its_result_to_an_answer_in_words(local):
     question = user("What is the weather in Paris?")
     deltas, called = await ask(local, question, tools=(WEATHER,))
@@ -67,7 +62,7 @@ async def test_a_question_leads_to_a_call_and_its_result_to_an_answer_in_words(l
     result = Message("user", (ToolResultBlock(call.id, (TextBlock("Sunny, 21 degrees"),)),))
     deltas, answered = await ask(local, question, called.message, result, tools=(WEATHER,))
     assert answered.stop_reason == "end_turn"
-    assert tells(answered.message.text)
+    assert "21" in answered.message.text
     assert "".join(delta.text for delta in deltas) == answered.message.text
     assert answered.usage.output_tokens > 0
     assert (answered.message.provider, answered.message.model) == ("local", "smollm2-135m-instruct")
@@ -82,7 +77,7 @@ async def test_a_whole_run_calls_a_tool_and_answers_from_its_result(local):
     with anyio.fail_after(WITHIN):
         result = await alloy.run("What is the weather in Paris?", provider=local, tools=[weather])
     assert [dict(call.arguments) for call in result.tool_calls] == [{"city": "Paris"}]
-    assert tells(result.text)
+    assert "21" in result.text
 
 
 async def test_words_are_streamed_while_they_are_written_though_a_tool_is_offered(local):
