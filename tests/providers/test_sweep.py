@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import pytest
 
 import alloy
 from alloy.providers import Anthropic, ChatCompletions
+from alloy.providers.http import Endpoint
 from alloy.testing import sweep
 
 if TYPE_CHECKING:
@@ -84,6 +87,24 @@ def test_p1_p2_p3_p4_hold_wherever_a_run_over_http_is_cancelled(url):
 
     assert sweep(scenario) > 60
     assert texts == {"It is 3."}
+
+
+@pytest.mark.anyio
+async def test_p4_an_answer_that_is_left_in_the_middle_leaves_no_generator_to_the_garbage_collector(url):
+    left = []
+    before = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(finalizer=lambda generator: left.append(generator.__qualname__))
+    try:
+        endpoint = Endpoint(url, provider="p", model="m", headers={})
+        async with endpoint.post("/chat/completions", b"{}", stream=True) as reply, aclosing(reply.chunks()) as chunks:
+            first = await anext(chunks)
+        del reply, chunks
+        gc.collect()
+    finally:
+        sys.set_asyncgen_hooks(*before)
+
+    assert first.startswith(b"data: ")
+    assert left == []
 
 
 def test_p4_no_connection_is_left_when_nobody_answers():
