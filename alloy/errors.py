@@ -16,9 +16,22 @@ AlloyError
 ├── DeadlineExceededError (TimeoutError) the run's `timeout` passed
 ├── RunError                             a run failed or was halted; carries the Result and the cause
 ├── RequestCancelledError                the request whose result is awaited was cancelled
-├── AgentBusyError                       the agent is busy and queues nothing
-├── QueueFullError                       the agent's queue is full
-└── AgentClosedError                     the agent takes no more requests
+├── SessionError                         a saved conversation that can't be read or written
+│   └── SessionConflictError             somebody else has saved it in the meantime
+└── AgentError                           an agent can't do what was asked of it
+    ├── AgentBusyError                   it is busy and queues nothing
+    ├── QueueFullError                   its queue is full
+    ├── AgentClosedError                 it takes no more requests
+    │   └── AgentQuarantinedError        it, or the request, broke down too often and isn't tried again
+    ├── AgentCrashedError                it broke down while it ran the request
+    ├── AgentExistsError                 another agent has the name
+    ├── UnknownAgentError (LookupError)  no agent has the name
+    ├── UnknownRequestError (LookupError)  no request has the id, or none is remembered
+    ├── RequestConflictError             another message has the request id
+    ├── RequestSettledError              the request has ended already
+    ├── AgentDeadlockError               it would wait for itself
+    ├── WrongEventLoopError (RuntimeError)  it lives on another event loop
+    └── CursorError (LookupError)        envelopes after the cursor aren't kept any more
 """
 
 from __future__ import annotations
@@ -35,8 +48,14 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentBusyError",
     "AgentClosedError",
+    "AgentCrashedError",
+    "AgentDeadlockError",
+    "AgentError",
+    "AgentExistsError",
+    "AgentQuarantinedError",
     "AlloyError",
     "ConfigurationError",
+    "CursorError",
     "DeadlineExceededError",
     "EmptyPromptError",
     "ErrorKind",
@@ -49,11 +68,18 @@ __all__ = [
     "ProviderError",
     "QueueFullError",
     "RequestCancelledError",
+    "RequestConflictError",
+    "RequestSettledError",
     "RunError",
+    "SessionConflictError",
+    "SessionError",
     "ToolDefinitionError",
     "ToolError",
+    "UnknownAgentError",
     "UnknownOptionError",
     "UnknownProviderError",
+    "UnknownRequestError",
+    "WrongEventLoopError",
 ]
 
 ErrorKind = Literal[
@@ -327,44 +353,184 @@ class RequestCancelledError(AlloyError):
         super().__init__(f"request {request_id!r} was cancelled")
 
 
-class AgentBusyError(AlloyError):
-    """The agent is busy and queues nothing (`max_pending=0`).
+class SessionError(AlloyError):
+    """A saved conversation that can't be read or written; what is there is left as it is.
 
     Attributes:
-        agent: its name or id.
+        session_id: which one.
+        reason: what is wrong.
     """
 
-    def __init__(self, agent: str) -> None:
+    def __init__(self, session_id: str, reason: str) -> None:
+        self.session_id = session_id
+        self.reason = reason
+        super().__init__(f"session {_named(session_id)}: {reason}")
+
+
+class SessionConflictError(SessionError):
+    """Somebody else has saved the session since it was loaded; nothing was overwritten."""
+
+
+class AgentError(AlloyError):
+    """An agent can't do what was asked of it.
+
+    Attributes:
+        agent: its name.
+    """
+
+    def __init__(self, agent: str, message: str) -> None:
         self.agent = agent
-        super().__init__(f"agent {agent!r} is busy; wait for it, or let it queue requests with max_pending")
+        super().__init__(f"agent {_named(agent)} {message}")
 
 
-class QueueFullError(AlloyError):
+class AgentBusyError(AgentError):
+    """The agent is busy and queues nothing (`max_pending=0`)."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent, "is busy; wait for it, or let it queue requests with max_pending")
+
+
+class QueueFullError(AgentError):
     """The agent's queue is full.
 
     Attributes:
-        agent: its name or id.
         max_pending: how many requests it queues.
     """
 
     def __init__(self, agent: str, max_pending: int) -> None:
-        self.agent = agent
         self.max_pending = max_pending
-        super().__init__(f"agent {agent!r} has {max_pending} requests waiting already; try again later")
+        super().__init__(agent, f"has {max_pending} requests waiting already; try again later")
 
 
-class AgentClosedError(AlloyError):
-    """The agent takes no more requests.
+class AgentClosedError(AgentError):
+    """The agent takes no more requests."""
+
+    def __init__(self, agent: str, why: str = "is closed; start a new one") -> None:
+        super().__init__(agent, why)
+
+
+class AgentCrashedError(AgentError):
+    """The agent broke down while it ran the request; work done until then is in its history.
 
     Attributes:
-        agent: its name or id.
+        cause: what it broke down of; also the `__cause__`.
     """
 
+    def __init__(self, agent: str, cause: BaseException) -> None:
+        self.cause = cause
+        super().__init__(agent, f"crashed: {type(cause).__name__}: {cause}")
+        self.__cause__ = cause
+
+
+class AgentQuarantinedError(AgentClosedError):
+    """The agent, or one request of its, broke down too often and isn't tried again.
+
+    Attributes:
+        cause: what it broke down of the last time; also the `__cause__`.
+    """
+
+    def __init__(self, agent: str, cause: BaseException, why: str) -> None:
+        self.cause = cause
+        super().__init__(agent, f"{why}: {type(cause).__name__}: {cause}")
+        self.__cause__ = cause
+
+
+class AgentExistsError(AgentError):
+    """Another agent that is running has the name."""
+
     def __init__(self, agent: str) -> None:
-        self.agent = agent
-        super().__init__(f"agent {agent!r} is closed; start a new one")
+        super().__init__(agent, "is running already; choose another name, or stop that one first")
+
+
+class UnknownAgentError(AgentError, LookupError):
+    """No agent has the name.
+
+    Attributes:
+        known: some names that would do.
+    """
+
+    def __init__(self, agent: str, known: Iterable[str] = ()) -> None:
+        self.known = tuple(known)
+        near = difflib.get_close_matches(agent, self.known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "start it first, with a Supervisor or as Agent(..., name=...)"
+        super().__init__(agent, f"isn't known on this event loop; {hint}")
+
+
+class UnknownRequestError(AgentError, LookupError):
+    """The agent knows no request of this id: there was none, or it ended so long ago that it isn't remembered.
+
+    Attributes:
+        request_id: the id.
+    """
+
+    def __init__(self, agent: str, request_id: str) -> None:
+        self.request_id = request_id
+        super().__init__(agent, f"knows no request {_named(request_id)}; it never got it, or remembers it no more")
+
+
+class RequestConflictError(AgentError):
+    """The request id belongs to another message already.
+
+    Attributes:
+        request_id: the id.
+    """
+
+    def __init__(self, agent: str, request_id: str) -> None:
+        self.request_id = request_id
+        super().__init__(
+            agent, f"has another message with the request id {_named(request_id)}; use a new id for a new one"
+        )
+
+
+class RequestSettledError(AgentError):
+    """The request has ended, so it can't be cancelled; its result says how.
+
+    Attributes:
+        request_id: its id.
+        status: how it ended.
+    """
+
+    def __init__(self, agent: str, request_id: str, status: str) -> None:
+        self.request_id = request_id
+        self.status = status
+        super().__init__(agent, f"has ended request {_named(request_id)} already ({status}); ask for its result")
+
+
+class AgentDeadlockError(AgentError):
+    """What was asked for would wait for itself: it comes from inside a request that the agent runs."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(agent, "is asked from inside its own request, and would wait for itself; use send_message")
+
+
+class WrongEventLoopError(AgentError, RuntimeError):
+    """The agent lives on another event loop, or in another thread."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(
+            agent, "lives on another event loop; call it there, with asyncio.run_coroutine_threadsafe(..., its_loop)"
+        )
+
+
+class CursorError(AgentError, LookupError):
+    """Envelopes after the cursor aren't kept any more, so nobody can resume from there without a gap.
+
+    Attributes:
+        after: the cursor that was asked for.
+        oldest: the oldest cursor that would do.
+    """
+
+    def __init__(self, agent: str, after: int, oldest: int) -> None:
+        self.after = after
+        self.oldest = oldest
+        super().__init__(agent, f"can't resume after {after}; begin anew, or with after={oldest} at the earliest")
 
 
 def _shown(value: Any) -> str:
     text = f"{type(value).__name__} {value!r}" if isinstance(value, str | int | float | bool) else type(value).__name__
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _named(name: object) -> str:
+    text = repr(name)
     return text if len(text) <= 120 else text[:117] + "..."

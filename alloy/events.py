@@ -20,24 +20,27 @@ request_queued     position
 request_cancelled  reason
 response           status, text, stop_reason, usage, turns, tool_calls (how many), error (type, message), start_event_seq, duration_ms
 lagged             missed (how many envelopes), first_seq, last_seq
+message            text
 runtime_event      kind, and what belongs to it
 ================== ==============================================================================================
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["EVENT_NAMES", "Emitter", "Envelope", "EventName", "Sink"]
 
 EventName: TypeAlias = Literal[
     "compaction",
     "lagged",
+    "message",
     "request_cancelled",
     "request_queued",
     "response",
@@ -100,9 +103,10 @@ class Emitter:
         sink: where they go; None if nobody watches.
         agent_id: the agent, if one runs the request.
         clock: seconds since the epoch.
+        numbers: where the numbers come from, for requests that share them; from 1 by default.
     """
 
-    __slots__ = ("_clock", "_sink", "agent_id", "correlation_id", "seq", "turn")
+    __slots__ = ("_clock", "_numbers", "_sink", "agent_id", "correlation_id", "seq", "turn")
 
     def __init__(
         self,
@@ -111,6 +115,7 @@ class Emitter:
         *,
         agent_id: str | None = None,
         clock: Callable[[], float] = time.time,
+        numbers: Iterator[int] | None = None,
     ) -> None:
         self.correlation_id = correlation_id
         self.agent_id = agent_id
@@ -118,6 +123,7 @@ class Emitter:
         self.turn = 0
         self._sink = sink
         self._clock = clock
+        self._numbers = numbers or itertools.count(1)
 
     @property
     def watched(self) -> bool:
@@ -126,7 +132,7 @@ class Emitter:
 
     def emit(self, event: EventName, /, **payload: Any) -> int:
         """Sends one envelope and returns its number."""
-        self.seq += 1
+        self.seq = next(self._numbers)
         if self._sink is not None:
             self._sink(
                 Envelope(

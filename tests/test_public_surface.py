@@ -25,6 +25,7 @@ MODULES = ["alloy", *(module.name for module in pkgutil.walk_packages(alloy.__pa
 EVENT_NAMES = [
     "compaction",
     "lagged",
+    "message",
     "request_cancelled",
     "request_queued",
     "response",
@@ -82,9 +83,22 @@ EXCEPTIONS = {
     "DeadlineExceededError": ["AlloyError", "TimeoutError"],
     "RunError": ["AlloyError"],
     "RequestCancelledError": ["AlloyError"],
-    "AgentBusyError": ["AlloyError"],
-    "QueueFullError": ["AlloyError"],
-    "AgentClosedError": ["AlloyError"],
+    "SessionError": ["AlloyError"],
+    "SessionConflictError": ["SessionError"],
+    "AgentError": ["AlloyError"],
+    "AgentBusyError": ["AgentError"],
+    "QueueFullError": ["AgentError"],
+    "AgentClosedError": ["AgentError"],
+    "AgentQuarantinedError": ["AgentClosedError"],
+    "AgentCrashedError": ["AgentError"],
+    "AgentExistsError": ["AgentError"],
+    "UnknownAgentError": ["AgentError", "LookupError"],
+    "UnknownRequestError": ["AgentError", "LookupError"],
+    "RequestConflictError": ["AgentError"],
+    "RequestSettledError": ["AgentError"],
+    "AgentDeadlockError": ["AgentError"],
+    "WrongEventLoopError": ["AgentError", "RuntimeError"],
+    "CursorError": ["AgentError", "LookupError"],
 }
 
 
@@ -235,7 +249,7 @@ async def test_envelopes_carry_what_the_catalogue_says():
     documented = catalogue()
     carried = {envelope.event: set(envelope.payload) for envelope in recorder.envelopes}
     assert carried == {name: documented[name] for name in carried}
-    of_agents = {"lagged", "request_cancelled", "request_queued"}
+    of_agents = {"lagged", "message", "request_cancelled", "request_queued"}
     assert set(EVENT_NAMES) - set(carried) - of_agents == {"runtime_event"}
 
 
