@@ -82,6 +82,19 @@ def test_a_whole_run_against_a_script_needs_no_http_and_no_pydantic():
     assert others <= ANYIO | {"pydantic_core"}
 
 
+def test_a_run_that_asks_nothing_about_models_does_not_bring_what_is_known_of_them():
+    ours, _ = imported_by(A_RUN)
+
+    assert {name for name in ours if name.startswith("alloy.models")} == set()
+
+
+def test_overriding_what_is_known_of_a_model_brings_no_catalogue():
+    ours, others = imported_by('alloy.Config(model_metadata_overrides={"gpt-9": 32_000})')
+
+    assert "alloy.models" in ours
+    assert others <= ANYIO
+
+
 def test_a_tool_made_of_a_function_brings_pydantic_but_no_http():
     _, others = imported_by(SOME_TOOL)
 

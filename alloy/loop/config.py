@@ -19,6 +19,7 @@ from alloy.tools.base import Tool
 
 if TYPE_CHECKING:
     from alloy.events import Sink
+    from alloy.models import Catalogue, ModelMetadata
 
 __all__ = ["Config", "Options"]
 
@@ -42,6 +43,8 @@ class Options(TypedDict, total=False):
     fallback_providers: Sequence[Provider | str]
     max_retries: int
     retry_backoff: float
+    model_metadata_overrides: Mapping[str, int | ModelMetadata | Mapping[str, Any]]
+    model_catalogue: Catalogue | None
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -65,6 +68,9 @@ class Config:
         fallback_providers: who is asked when `provider` fails for good, in order.
         max_retries: how many times each provider is asked again when it fails in a way that may pass.
         retry_backoff: the longest wait before the first time, in seconds; it doubles each time.
+        model_metadata_overrides: what you know better about models, by ``"model"`` or ``"vendor:model"``: the window in tokens,
+            an `alloy.models.ModelMetadata`, or a mapping of its attributes; dated snapshots of a name are meant, too.
+        model_catalogue: whom to ask about models; by default genai-prices, which comes with Alloy.
 
     Raises:
         UnknownOptionError: there is no such option.
@@ -89,6 +95,8 @@ class Config:
     fallback_providers: tuple[Provider | str, ...] = ()
     max_retries: int = 3
     retry_backoff: float = 1.0
+    model_metadata_overrides: Mapping[str, ModelMetadata] = field(default_factory=dict)
+    model_catalogue: Catalogue | None = None
 
     def __init__(self, **options: Unpack[Options]) -> None:
         for option in options:
@@ -206,6 +214,24 @@ def _sink(name: str, value: Any) -> Any:
     return value
 
 
+def _overrides(name: str, value: Any) -> Mapping[str, ModelMetadata]:
+    if value == {}:
+        return {}
+    from alloy.models.overrides import checked_overrides  # noqa: PLC0415  only who overrides something pays for it
+
+    return checked_overrides(name, value)
+
+
+def _catalogue(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    from alloy.models.info import Catalogue  # noqa: PLC0415  only who has one pays for it
+
+    if not isinstance(value, Catalogue) or isinstance(value, str | bytes | type):  # texts have a find of their own
+        raise InvalidOptionError(name, "an object with find(provider, model), or None", value)
+    return value
+
+
 _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "provider": _provider,
     "tools": _several(Tool, "tools; put @alloy.tool on a function to make it one"),
@@ -223,4 +249,6 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "fallback_providers": _fallbacks,
     "max_retries": _whole(0),
     "retry_backoff": _wait,
+    "model_metadata_overrides": _overrides,
+    "model_catalogue": _catalogue,
 }

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alloy.errors import ProviderError
+    from alloy.loop.config import Config
     from alloy.messages import Message, ToolUseBlock
-    from alloy.providers.base import Completion, Request
+    from alloy.models import ModelInfo
+    from alloy.models.lookup import Lookup
+    from alloy.providers.base import Completion, Provider, Request
     from alloy.result import Result
     from alloy.tools.base import ToolOutput
     from alloy.usage import Usage
@@ -41,13 +44,16 @@ class RunContext:
         working_directory: the folder that file tools stay in, absolute.
     """
 
-    __slots__ = ("_loop", "context", "request_id", "working_directory")
+    __slots__ = ("_config", "_lookup", "_loop", "_provider", "context", "request_id", "working_directory")
 
-    def __init__(self, loop: Any, *, request_id: str, context: Mapping[str, Any], working_directory: Path) -> None:
+    def __init__(self, loop: Any, config: Config, provider: Provider, *, request_id: str) -> None:
         self._loop = loop
+        self._config = config
+        self._provider = provider
+        self._lookup: Lookup | None = None
         self.request_id = request_id
-        self.context = context
-        self.working_directory = working_directory
+        self.context: Mapping[str, Any] = config.context
+        self.working_directory: Path = config.working_directory
 
     @property
     def turn(self) -> int:
@@ -63,6 +69,21 @@ class RunContext:
     def usage(self) -> Usage:
         """Tokens so far."""
         return self._loop.usage  # type: ignore[no-any-return]  # a Usage
+
+    async def model_info(self) -> ModelInfo:
+        """What is known about the run's model: its `window`, its longest answer, its price.
+
+        `model_metadata_overrides` go before `model_catalogue`. The catalogue is asked once per run, in a thread. With
+        `fallback_providers` it is the first one's model.
+
+        Raises:
+            Exception: whatever a catalogue of your own raises.
+        """
+        if self._lookup is None:
+            from alloy.models.lookup import Lookup  # noqa: PLC0415  only who asks pays for it
+
+            self._lookup = Lookup(self._config.model_catalogue, self._config.model_metadata_overrides)
+        return await self._lookup.find(self._provider.name, self._provider.model)
 
     def emit(self, kind: str, **data: Any) -> None:
         """Sends a ``runtime_event`` envelope.

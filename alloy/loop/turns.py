@@ -162,9 +162,7 @@ class Loop:
         self._provider = provider
         self._gate = gate
         self._hooks = Hooks(config.middleware)
-        self._context = RunContext(
-            self, request_id=events.correlation_id, context=config.context, working_directory=config.working_directory
-        )
+        self._context = RunContext(self, config, provider, request_id=events.correlation_id)
         tools = {tool.name: tool for tool in config.tools}
         self._runner = ToolRunner(config, tools, self._hooks, self._context, events)
         self._specs = tuple(

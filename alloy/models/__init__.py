@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from alloy.models.catalogue import DEFAULT_WINDOW, context_window, price
+from alloy.models.catalogue import DEFAULT_CATALOGUE, context_window, cost_of, price
+from alloy.models.genai import GenaiPrices
+from alloy.models.info import DEFAULT_WINDOW, SNAPSHOTS, Catalogue, ModelInfo, ModelMetadata, Price
+from alloy.models.overrides import Overrides
 
-__all__ = ["DEFAULT_WINDOW", "context_window", "price"]
+__all__ = [
+    "DEFAULT_CATALOGUE",
+    "DEFAULT_WINDOW",
+    "SNAPSHOTS",
+    "Catalogue",
+    "GenaiPrices",
+    "ModelInfo",
+    "ModelMetadata",
+    "Overrides",
+    "Price",
+    "context_window",
+    "cost_of",
+    "price",
+]

@@ -1,73 +1,99 @@
-"""Context windows and prices, from the genai-prices package; it is loaded when something is first asked, from disk.
+"""Questions to a catalogue: how much a model reads, what something cost.
 
-The first question takes about half a second, so ask it in a thread where an event loop runs. Nothing is ever fetched over the
-network.
+The first question to the default catalogue takes about half a second, so ask it in a thread where an event loop runs.
 """
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from alloy.models.genai import GenaiPrices
+from alloy.models.info import Catalogue, ModelInfo, ModelMetadata
+from alloy.models.overrides import Overrides
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
-    from decimal import Decimal
 
-    from genai_prices.types import ModelInfo
-
+    from alloy.messages import Message
     from alloy.usage import Usage
 
-__all__ = ["DEFAULT_WINDOW", "context_window", "price"]
+__all__ = ["DEFAULT_CATALOGUE", "context_window", "cost_of", "price"]
 
-DEFAULT_WINDOW = 200_000
-"""What an unknown model is taken to read, in tokens."""
+_LOCAL_WINDOW = 8192  # what alloy.providers.Local gives its model unless told otherwise
 
-# Vendors that the catalogue knows by another name than Alloy.
-_NAMES = {"gemini": "google", "moonshot": "moonshotai", "xai": "x-ai"}
+DEFAULT_CATALOGUE: Catalogue = Overrides(
+    {
+        "local:": ModelMetadata(context_window=_LOCAL_WINDOW, patterns=(".+",)),
+        "local:smollm2-135m-instruct": ModelMetadata(context_window=_LOCAL_WINDOW, max_output=512),
+    },
+    GenaiPrices(),
+)
+"""genai-prices and the embedded model."""
 
 
-def context_window(provider: str, model: str) -> int:
+def context_window(provider: str, model: str, *, catalogue: Catalogue = DEFAULT_CATALOGUE) -> int:
     """How much a model reads and writes in one request, in tokens; `DEFAULT_WINDOW` where nobody knows.
 
     Args:
         provider: who serves it, such as ``openai``.
         model: its name there; dated snapshots of a family are found.
+        catalogue: whom to ask.
     """
-    found = _find(provider, model)
-    return (found and found.context_window) or DEFAULT_WINDOW
+    return (catalogue.find(provider, model) or ModelInfo()).window
 
 
-def price(usage: Usage, provider: str, model: str, *, at: datetime | None = None) -> Decimal | None:
-    """What requests cost, in US dollars, by the list price.
+def price(
+    usage: Usage,
+    provider: str,
+    model: str,
+    *,
+    at: datetime | None = None,
+    catalogue: Catalogue = DEFAULT_CATALOGUE,
+) -> Decimal | None:
+    """What a request costs, in US dollars, by the list price.
+
+    Some models cost more from a certain length of the prompt, so ask for one request at a time; `cost_of` does.
 
     Args:
-        usage: what they used.
-        provider: who served them, such as ``openai``.
+        usage: what it used.
+        provider: who served it, such as ``openai``.
         model: its name there.
-        at: when they were made, for prices that changed; now by default.
+        at: when it was made, for prices that changed; now by default.
+        catalogue: whom to ask.
 
     Returns:
         The price; None where nobody knows it.
     """
-    if _find(provider, model) is None:
-        return None
-    from genai_prices import Usage as Priced  # noqa: PLC0415  half a second that only prices need
-    from genai_prices import calc_price  # noqa: PLC0415
-
-    # Its input tokens include what was read from and written to a cache, ours don't.
-    priced = Priced(
-        input_tokens=usage.prompt_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        output_tokens=usage.output_tokens,
-    )
-    provider_id = _NAMES.get(provider, provider)
-    return calc_price(priced, model, provider_id=provider_id, genai_request_timestamp=at).total_price
+    found = catalogue.find(provider, model)
+    return found.price(usage, at) if found is not None and found.price is not None else None
 
 
-def _find(provider: str, model: str) -> ModelInfo | None:
-    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415  half a second that only prices need
+def cost_of(
+    messages: Iterable[Message], *, at: datetime | None = None, catalogue: Catalogue = DEFAULT_CATALOGUE
+) -> Decimal | None:
+    """What the answers among these messages cost, in US dollars, each by the list price of the model that wrote it.
 
-    try:
-        return get_snapshot().find_provider_model(model, None, _NAMES.get(provider, provider), None)[1]
-    except LookupError:
-        return None
+    It is a view on the usage that each answer carries. Requests whose answer isn't among the messages, such as a refused one,
+    aren't in it.
+
+    Args:
+        messages: a history, such as `Result.messages`; answers that you wrote yourself cost nothing.
+        at: when they were written, for prices that changed; now by default.
+        catalogue: whom to ask.
+
+    Returns:
+        The sum; None where the price or the usage of any answer is unknown.
+    """
+    total = Decimal(0)
+    for message in messages:
+        if message.role != "assistant" or message.provider is None:
+            continue
+        if message.usage is None or message.model is None:
+            return None
+        cost = price(message.usage, message.provider, message.model, at=at, catalogue=catalogue)
+        if cost is None:
+            return None
+        total += cost
+    return total

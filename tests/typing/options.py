@@ -35,6 +35,12 @@ async def every_option_is_taken(provider: alloy.testing.Scripted) -> None:
         fallback_providers=["local", provider],
         max_retries=2,
         retry_backoff=0.5,
+        model_metadata_overrides={
+            "my-model": 32_000,
+            "gpt-9": alloy.models.ModelMetadata(max_output=64_000),
+            "gpt-10": {"context_window": 2_000_000, "patterns": [r"-v\d"]},
+        },
+        model_catalogue=alloy.models.GenaiPrices(),
     )
     assert_type(config.with_options(max_turns=2), alloy.Config)
     assert_type(await alloy.run("Hi.", config, provider="openai:gpt-5", max_turns=2), alloy.Result)
