@@ -78,6 +78,13 @@ def docs(session: nox.Session) -> None:
     session.run("pytest", "tests/test_docs.py", "tests/test_examples.py", *session.posargs)
 
 
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """What Alloy costs against loops written by hand; takes the benchmarks' arguments after ``--``."""
+    install(session)
+    session.run("python", "-m", "tests.benchmarks.run", *session.posargs)
+
+
 def install(session: nox.Session, *groups: str) -> None:
     """Makes the session's environment what pyproject.toml says of these groups, with its overrides."""
     location = Path(session.virtualenv.location).resolve()
