@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
@@ -18,8 +17,7 @@ MAX_UNKNOWN = 1000
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerEvent:
+class ServerEvent(NamedTuple):
     """One event.
 
     Attributes:
@@ -97,10 +95,45 @@ class EventParser:
         Raises:
             ProviderError: an event is too long, or the lines are none of a stream.
         """
+        events: list[ServerEvent] = []
+        if self._size or self._skip_lf or not self._begun:
+            end = chunk.find(b"\n\n") + 2
+            if end < 2:
+                self._lines(chunk, events)
+                return events
+            self._lines(chunk[:end], events)
+            chunk = chunk[end:]
+        if len(chunk) > self._max or b"\r" in chunk:
+            self._lines(chunk, events)
+        else:
+            whole, blank, rest = chunk.rpartition(b"\n\n")
+            if blank:
+                self._whole(whole, events)
+            if rest:
+                self._lines(rest, events)
+        return events
+
+    def _whole(self, chunk: bytes, events: list[ServerEvent]) -> None:
+        """Takes whole events without the blank line after the last: the way of nearly all, several times as fast as lines."""
+        try:
+            blocks = chunk.decode().split("\n\n")
+        except UnicodeDecodeError:
+            self._lines(chunk + b"\n\n", events)
+            return
+        for block in filter(None, blocks):
+            name, newline, line = block.partition("\n")
+            if not newline and name.startswith("data: "):
+                events.append(ServerEvent(name[6:]))
+            elif name.startswith("event: ") and line.startswith("data: ") and "\n" not in line:
+                events.append(ServerEvent(line[6:], name[7:] or "message"))
+            elif newline or not name.startswith(":"):
+                self._lines(block.encode() + b"\n\n", events)
+
+    def _lines(self, chunk: bytes, events: list[ServerEvent]) -> None:
+        """Takes bytes of any kind, line by line."""
         if self._skip_lf and chunk:
             self._skip_lf = False
             chunk = chunk.removeprefix(b"\n")
-        events: list[ServerEvent] = []
         for line in chunk.splitlines(keepends=True):
             self._size += len(line)
             if self._size > self._max:
@@ -113,7 +146,6 @@ class EventParser:
                 self._partial.clear()
             self._line(line.rstrip(b"\r\n"), events)
         self._skip_lf = chunk.endswith(b"\r") if chunk else self._skip_lf
-        return events
 
     def end(self) -> list[ServerEvent]:
         """Takes the end of the stream, and gives what was still open."""

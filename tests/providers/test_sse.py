@@ -29,6 +29,12 @@ def parsed(*chunks: bytes) -> list[ServerEvent]:
         (b"\xef\xbb\xbfdata: a\n\n", [ServerEvent("a")]),
         (b": keep-alive\n\n:\ndata: a\n:\n\n", [ServerEvent("a")]),
         (b"data: a\xff\xc3\n\n", [ServerEvent("a\ufffd\ufffd")]),
+        (b"event: e\ndata: a\n\nevent: e\ndata: b\ndata: c\n\n", [ServerEvent("a", "e"), ServerEvent("b\nc", "e")]),
+        (b": a\ndata: b\n\nevent: \ndata: c\n\n", [ServerEvent("b"), ServerEvent("c")]),
+        (
+            b"data: a\n\ndata: b\n\n\ndata: c\n\ndata: d",
+            [ServerEvent("a"), ServerEvent("b"), ServerEvent("c"), ServerEvent("d")],
+        ),
         (b"data: no blank line", [ServerEvent("no blank line")]),
         (b"data: one\n", [ServerEvent("one")]),
         (b'error: {"message": "x"}\n\n', [ServerEvent("", unknown=('error: {"message": "x"}',))]),
