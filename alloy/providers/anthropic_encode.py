@@ -28,7 +28,8 @@ from alloy.messages import (
     VideoBlock,
 )
 from alloy.providers.memo import Memo
-from alloy.providers.options import tool_options
+from alloy.providers.options import ToolMemo, tool_options
+from alloy.providers.strict_schema import ANTHROPIC, strict_schema
 from alloy.providers.transcript import CallIds, for_origin, turns
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Encoder:
     ) -> None:
         self._origin = origin
         self._settings = settings
+        self._tools = ToolMemo(_tool)
         self._server_tools = [dict(tool) for tool in server_tools]
         ttl = {} if cache == "5m" else {"ttl": cache}
         self._cache: dict[str, Any] | None = {"type": "ephemeral"} | ttl if cache else None
@@ -102,7 +104,7 @@ class Encoder:
         """
         fields: dict[str, Any] = dict(self._settings)
         messages = [self._memo(message) for message in request.messages]
-        tools = [_tool(tool) for tool in request.tools] + self._server_tools
+        tools = self._tools(request.tools) + self._server_tools
         system = request.system if request.system and request.system.strip() else None
         if tools:
             fields["tools"] = tools if system else self._cached_tools(tools)
@@ -307,8 +309,12 @@ def _tool(tool: ToolSpec) -> dict[str, Any]:
     options = tool_options(tool, "anthropic")
     if options.get("type", "custom") != "custom":
         return {"name": tool.name} | options
+    schema: Mapping[str, Any] | None = tool.input_schema
+    if options.get("strict") and (schema := strict_schema(tool.input_schema, ANTHROPIC)) is None:
+        schema = tool.input_schema
+        del options["strict"]  # it can't be
     described = {"description": tool.description} if tool.description else {}
-    return {"name": tool.name} | described | {"input_schema": tool.input_schema} | options
+    return {"name": tool.name} | described | {"input_schema": schema} | options
 
 
 def _tool_name(name: str) -> str:

@@ -38,7 +38,9 @@ class ToolSpec:
         name: what the model calls it by.
         description: what it does and when to use it.
         input_schema: JSON schema of the arguments, an object.
-        options: what a vendor can be told besides, such as ``{"strict": True}``.
+        options: what vendors can be told besides: ``strict``, ``defer_loading`` and ``input_examples`` are for everybody who
+            has them, and what stands under an adapter's name is that vendor's own, as its API has it:
+            ``{"strict": True, "anthropic": {"type": "memory_20250818"}}``.
     """
 
     name: str

@@ -22,7 +22,8 @@ from alloy.messages import (
     VideoBlock,
 )
 from alloy.providers.memo import Memo
-from alloy.providers.options import tool_options
+from alloy.providers.options import ToolMemo, tool_options
+from alloy.providers.strict_schema import OPENAI, strict_schema
 from alloy.providers.transcript import ANY_CALL_ID, CallIds, for_origin, is_own
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Encoder:
         self._compat = compat
         self._origin = origin
         self._settings = settings
+        self._tools = ToolMemo(_tool)
         self._memo: Memo[tuple[_Sent, ...]] = Memo(self._message, size=lambda sent: sum(len(one.json) for one in sent))
 
     def encode(self, request: Request) -> bytes:
@@ -72,7 +74,7 @@ class Encoder:
         """
         fields: dict[str, Any] = dict(self._settings)
         if request.tools:
-            fields["tools"] = [_tool(tool) for tool in request.tools]
+            fields["tools"] = self._tools(request.tools)
         else:
             fields.pop("tool_choice", None)
             fields.pop("parallel_tool_calls", None)
@@ -178,8 +180,12 @@ def _content(parts: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
-    return {"type": "function", "function": function | tool_options(tool, "chat_completions")}
+    options = tool_options(tool, "chat_completions")
+    schema = strict_schema(tool.input_schema, OPENAI) if options.get("strict") else None
+    if options.get("strict"):
+        options["strict"] = schema is not None
+    function = {"name": tool.name, "description": tool.description, "parameters": schema or tool.input_schema}
+    return {"type": "function", "function": function | options}
 
 
 def _result(block: ToolResultBlock) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from alloy.errors import MissingKeyError
+from alloy.providers.keys import Secret
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["HOSTS", "UNKNOWN_HOST", "Compat", "compat_for"]
+__all__ = ["HOSTS", "UNKNOWN_HOST", "Compat", "compat_for", "key_for"]
 
 CallIds: TypeAlias = Literal["any", "at_most_40", "alphanumeric_9"]
 
@@ -36,6 +40,7 @@ class Compat:
         annotations: whether it wants an answer's annotations back.
         media: whether it takes anything but text.
         video: whether it takes ``video_url``.
+        response_schema: whether it takes a JSON schema for the answer.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Compat:
     annotations: bool = False
     media: bool = True
     video: bool = False
+    response_schema: bool = True
 
 
 UNKNOWN_HOST = Compat(name="chat_completions", key_required=False, video=True)
@@ -96,6 +102,7 @@ _HOSTS = (
         key_variables=("DEEPSEEK_API_KEY",),
         reasoning_required=True,
         media=False,
+        response_schema=False,
     ),
     Compat(
         name="moonshot",
@@ -180,3 +187,20 @@ def compat_for(base_url: str) -> Compat:
     if host in ("localhost", "127.0.0.1", "::1") and parts.port == 11434:
         return HOSTS["ollama"]  # the other servers' ports are everybody's
     return UNKNOWN_HOST
+
+
+def key_for(host: Compat, api_key: str | None) -> Secret | None:
+    """The key that goes to a host; a variable that belongs to a vendor is never sent to anybody else.
+
+    Args:
+        host: who is asked.
+        api_key: the key that was given, if any.
+
+    Raises:
+        MissingKeyError: the host answers nobody without one, and there is none.
+    """
+    keys = (api_key, *(os.environ.get(name) for name in host.key_variables))
+    key = next((key for key in keys if key and key.strip()), None)
+    if key is None and host.key_required:
+        raise MissingKeyError(host.name, host.key_variables)
+    return Secret(key, host.key_prefix) if key else None

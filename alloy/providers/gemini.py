@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from urllib.parse import quote, urlsplit
 
-from alloy.errors import InvalidOptionError, MissingKeyError, UnknownOptionError
+from alloy.errors import InvalidOptionError, MissingKeyError
+from alloy.providers.adapter import Adapter, CommonSettings
 from alloy.providers.gemini_decode import GeminiDecoder
-from alloy.providers.gemini_encode import Encoder
+from alloy.providers.gemini_encode import Encoder, is_old, over
 from alloy.providers.gemini_schema import gemini_schema
-from alloy.providers.http import READ_TIMEOUT, Endpoint, Secret, origin
+from alloy.providers.http import READ_TIMEOUT, Secret
+from alloy.providers.options import named_tool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Mapping, Sequence
 
     import httpx
 
-    from alloy.providers.base import ProviderItem, Request
+    from alloy.providers.base import Request
 
 __all__ = ["Gemini", "GeminiSettings"]
 
@@ -26,6 +27,8 @@ BASE_URL = "https://generativelanguage.googleapis.com/v1beta"
 KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY", "validated": "VALIDATED"}
+_BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24_576}
+"""What Google's page on OpenAI compatibility has for efforts on Gemini 2.5, in tokens."""
 _GENERATION = {
     "max_tokens": "maxOutputTokens",
     "temperature": "temperature",
@@ -36,49 +39,34 @@ _GENERATION = {
 }
 
 
-class GeminiSettings(TypedDict, total=False):
+class GeminiSettings(CommonSettings, total=False):
     """What a request can ask for besides an answer; see Google's reference for what its models take.
 
+    `CommonSettings` has the rest. In `extra_body`, objects such as ``generationConfig`` are merged.
+
     Attributes:
-        max_tokens: the longest answer, thinking included, in tokens; the model's own limit by default.
-        temperature: how much chance plays, from 0.
-        top_p: the share of likely tokens to choose from, up to 1.
         top_k: how many likely tokens to choose from.
         stop: texts before which to stop.
         seed: makes answers more alike.
-        thinking_level: how much to think, for Gemini 3 and later: ``minimal``, ``low``, ``medium`` or ``high``.
-        thinking_budget: how much to think, for Gemini 2.5, in tokens; 0 is not at all, -1 as the model likes.
+        thinking_budget: how much to think, for Gemini 2.5, in tokens, in place of `effort`; 0 is not at all, -1 as the
+            model likes.
         include_thoughts: whether to send summaries of the thinking.
-        tool_choice: ``auto``, ``none``, ``required``, ``validated`` (arguments always fit the schema), or the API's
-            ``functionCallingConfig``.
         server_tools: tools that Google runs, as its reference has them, such as ``{"googleSearch": {}}``.
-        response_schema: the JSON schema of the answer, which is then JSON.
         safety_settings: the API's ``safetySettings``.
         cached_content: the name of a cache, such as ``cachedContents/abc``; it then holds the system prompt and the tools.
-        extra_body: further fields of the request, as the API has them; they win over all others, but objects such as
-            ``generationConfig`` are merged.
-        extra_headers: further headers; they win over all others.
     """
 
-    max_tokens: int
-    temperature: float
-    top_p: float
     top_k: int
     stop: Sequence[str]
     seed: int
-    thinking_level: str
     thinking_budget: int
     include_thoughts: bool
-    tool_choice: str | Mapping[str, Any]
     server_tools: Sequence[Mapping[str, Any]]
-    response_schema: Mapping[str, Any]
     safety_settings: Sequence[Mapping[str, Any]]
     cached_content: str
-    extra_body: Mapping[str, Any]
-    extra_headers: Mapping[str, str]
 
 
-class Gemini:
+class Gemini(Adapter):
     """A Gemini model.
 
     It is an async context manager that keeps connections open between requests; without it each request connects anew, unless
@@ -99,6 +87,10 @@ class Gemini:
         UnknownOptionError: a setting that isn't one.
     """
 
+    SETTINGS: ClassVar[type] = GeminiSettings
+    CHOICES: ClassVar[tuple[str, ...]] = tuple(_MODES)
+    _name = "gemini"
+
     def __init__(
         self,
         model: str,
@@ -109,77 +101,32 @@ class Gemini:
         client: httpx.AsyncClient | None = None,
         **settings: Unpack[GeminiSettings],
     ) -> None:
-        if not model.strip():
-            raise InvalidOptionError("model", "a model's name", model)
-        for name in settings:
-            if name not in GeminiSettings.__annotations__:
-                raise UnknownOptionError(name, GeminiSettings.__annotations__)
+        super().__init__(model, settings)
         url = base_url or BASE_URL
         extra_headers = settings.get("extra_headers", {})
         key = _key(api_key, url, extra_headers)
         headers: dict[str, str | Secret] = {"x-goog-api-key": key} if key else {}
-        self._model = model
-        self._endpoint = Endpoint(
-            url, provider=self.name, model=model, headers=headers | dict(extra_headers), timeout=timeout, client=client
-        )
-        name = model.removeprefix("models/")
-        self._path = "/" + quote(name if "/" in name else f"models/{name}")
-        self.origin = origin("gemini", self._endpoint.base_url, key)
+        self._reach("gemini", url, key, headers | dict(extra_headers), timeout=timeout, client=client)
+        fields = _fields(model, settings)
+        generation = over(fields, settings.get("extra_body", {})).get("generationConfig", {})
+        self._limit = generation.get("maxOutputTokens")
         self._encoder = Encoder(
             origin=self.origin,
             model=model,
-            settings=_fields(settings),
+            settings=fields,
             server_tools=settings.get("server_tools", ()),
             extra=settings.get("extra_body"),
             combine="aiplatform" not in url,  # Vertex AI doesn't know the field
         )
 
-    @property
-    def name(self) -> str:
-        """``gemini``."""
-        return "gemini"
-
-    @property
-    def model(self) -> str:
-        """The model's name."""
-        return self._model
-
-    async def __aenter__(self) -> Self:
-        await self._endpoint.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._endpoint.__aexit__(*error)
-
-    def encode(self, request: Request) -> bytes:
-        """The body to send.
-
-        Raises:
-            ProviderError: something in it that the API can't take (kind ``invalid_request``).
-        """
-        return self._encoder.encode(request)
-
     def decoder(self, request: Request) -> GeminiDecoder:
         """What decodes the answer to `request`."""
-        return GeminiDecoder(
-            provider=self.name,
-            model=self._model,
-            origin=self.origin,
-            taken=(call.id for message in request.messages for call in message.tool_uses),
-        )
+        return GeminiDecoder(**self._asked(request))
 
-    def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[ProviderItem]]:
-        """Asks the model; see `alloy.providers.base.Provider`.
-
-        Raises:
-            ProviderError: the request can't be sent so, or what goes wrong on entering or while iterating.
-        """
-        body = self.encode(request)
-        path = self._path + (":streamGenerateContent?alt=sse" if request.stream else ":generateContent")
-        return self._endpoint.ask(path, body, self.decoder(request), stream=request.stream)
-
-    def __repr__(self) -> str:
-        return f"Gemini({self._model!r}, base_url={self._endpoint.base_url!r})"
+    def _path(self, *, stream: bool) -> str:
+        name = self._model.removeprefix("models/")
+        address = quote(name if "/" in name else f"models/{name}")
+        return f"/{address}:streamGenerateContent?alt=sse" if stream else f"/{address}:generateContent"
 
 
 def _key(api_key: str | None, url: str, headers: Mapping[str, str]) -> Secret | None:
@@ -195,18 +142,11 @@ def _key(api_key: str | None, url: str, headers: Mapping[str, str]) -> Secret | 
     return Secret(key)
 
 
-def _fields(settings: GeminiSettings) -> dict[str, Any]:
+def _fields(model: str, settings: GeminiSettings) -> dict[str, Any]:
     """What the settings are called in every request."""
     generation: dict[str, Any] = {_GENERATION[name]: value for name, value in settings.items() if name in _GENERATION}
-    thinking: dict[str, Any] = {}
     fields: dict[str, Any] = {}
-    if "thinking_level" in settings:
-        thinking["thinkingLevel"] = settings["thinking_level"].upper()
-    if "thinking_budget" in settings:
-        thinking["thinkingBudget"] = settings["thinking_budget"]
-    if "include_thoughts" in settings:
-        thinking["includeThoughts"] = settings["include_thoughts"]
-    if thinking:
+    if thinking := _thinking(model, settings):
         generation["thinkingConfig"] = thinking
     if "response_schema" in settings:
         generation["responseMimeType"] = "application/json"
@@ -223,8 +163,25 @@ def _fields(settings: GeminiSettings) -> dict[str, Any]:
 
 
 def _calling(choice: str | Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(choice, str):
-        return dict(choice)
-    if choice not in _MODES:
-        raise InvalidOptionError("tool_choice", f"one of {', '.join(_MODES)}, or a functionCallingConfig", choice)
-    return {"mode": _MODES[choice]}
+    if name := named_tool(choice):
+        return {"mode": "ANY", "allowedFunctionNames": [name]}
+    return {"mode": _MODES[choice]} if isinstance(choice, str) else dict(choice)
+
+
+def _thinking(model: str, settings: GeminiSettings) -> dict[str, Any]:
+    """How much to think, as the model has it: Gemini 3 and later in words, older ones in tokens."""
+    thinking: dict[str, Any] = {}
+    if "thinking_budget" in settings:
+        thinking["thinkingBudget"] = settings["thinking_budget"]
+    if "include_thoughts" in settings:
+        thinking["includeThoughts"] = settings["include_thoughts"]
+    if "effort" not in settings:
+        return thinking
+    effort = settings["effort"]
+    if "thinking_budget" in settings:
+        raise InvalidOptionError("thinking_budget", "nothing beside effort", settings["thinking_budget"])
+    if not is_old(model):
+        return thinking | {"thinkingLevel": effort.upper()}
+    if effort not in _BUDGETS:
+        raise InvalidOptionError("effort", f"one of {', '.join(_BUDGETS)}; or say thinking_budget", effort)
+    return thinking | {"thinkingBudget": _BUDGETS[effort]}

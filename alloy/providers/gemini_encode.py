@@ -25,6 +25,7 @@ from alloy.messages import (
 )
 from alloy.providers.gemini_schema import gemini_schema
 from alloy.providers.memo import Memo
+from alloy.providers.options import ToolMemo, tool_options
 from alloy.providers.transcript import for_origin
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from alloy.messages import Block, MediaBlock, Message
     from alloy.providers.base import Request, ToolSpec
 
-__all__ = ["NO_SIGNATURE", "Encoder"]
+__all__ = ["NO_SIGNATURE", "Encoder", "is_old", "over"]
 
 NO_SIGNATURE = "skip_thought_signature_validator"
 """What a call that no Gemini model wrote has for a signature (Google's page on thought signatures)."""
@@ -89,13 +90,13 @@ class Encoder:
         combine: bool = True,
     ) -> None:
         self._origin = origin
-        self._old = re.search(r"gemini-[12](?!\d)", model) is not None
+        self._old = is_old(model)
         self._settings = settings
         self._server_tools = list(server_tools)
         self._extra = extra or {}
         self._combine = combine and not self._old
         self._memo = Memo(self._message, size=lambda sent: sent.size)
-        self._declared: tuple[tuple[ToolSpec, ...], list[dict[str, Any]]] = ((), [])
+        self._declarations = ToolMemo(_declaration)
 
     def encode(self, request: Request) -> bytes:
         """The body to send.
@@ -103,7 +104,7 @@ class Encoder:
         Raises:
             ProviderError: something in it that the API can't take (kind ``invalid_request``).
         """
-        fields = _over(self._fields(request), self._extra)
+        fields = over(self._fields(request), self._extra)
         contents = b'{"contents":[' + b",".join(self._contents(request.messages)) + b"]"
         return contents + (b"," + to_json(fields)[1:] if fields else b"}")
 
@@ -117,7 +118,7 @@ class Encoder:
         if request.tools:
             tools.append({"functionDeclarations": self._declarations(request.tools)})
             config = dict(fields.get("toolConfig", {}))
-            if not config and any(tool.options.get("strict") for tool in request.tools):
+            if not config and any(tool_options(tool, "gemini").get("strict") for tool in request.tools):
                 config["functionCallingConfig"] = {"mode": "VALIDATED"}
             if self._server_tools and self._combine:
                 config["includeServerSideToolInvocations"] = True
@@ -128,11 +129,6 @@ class Encoder:
         if tools:
             fields["tools"] = tools
         return fields
-
-    def _declarations(self, tools: tuple[ToolSpec, ...]) -> list[dict[str, Any]]:
-        if self._declared[0] != tools:
-            self._declared = (tools, [_declaration(tool) for tool in tools])
-        return self._declared[1]
 
     # --- the conversation --------------------------------------------------------------------------------------------
 
@@ -206,7 +202,12 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return to_json(value, inf_nan_mode="null")  # JSON has no NaN, but answers may
 
 
-def _over(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+def is_old(model: str) -> bool:
+    """Whether a model is of before Gemini 3."""
+    return re.search(r"gemini-[12](?!\d)", model) is not None
+
+
+def over(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     """The fields with others over them; where both have an object, its members are merged."""
     merged = dict(fields)
     for name, value in extra.items():
@@ -216,7 +217,7 @@ def _over(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _declaration(tool: ToolSpec) -> dict[str, Any]:
-    options = {name: value for name, value in tool.options.items() if name != "strict"}
+    options = {name: value for name, value in tool_options(tool, "gemini").items() if name != "strict"}
     declaration = {"name": tool.name, "description": tool.description}
     return declaration | {"parametersJsonSchema": gemini_schema(tool.input_schema)} | options
 

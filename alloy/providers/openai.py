@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
-from alloy.errors import InvalidOptionError, MissingKeyError, UnknownOptionError
-from alloy.providers.compat import HOSTS, UNKNOWN_HOST, Compat, compat_for
-from alloy.providers.http import READ_TIMEOUT, Endpoint, Secret, origin
+from alloy.errors import InvalidOptionError
+from alloy.providers.adapter import Adapter, CommonSettings
+from alloy.providers.compat import HOSTS, UNKNOWN_HOST, compat_for, key_for
+from alloy.providers.http import READ_TIMEOUT, Secret
 from alloy.providers.openai_decode import ResponsesDecoder
 from alloy.providers.openai_encode import Encoder, custom_tools
+from alloy.providers.strict_schema import answer_format
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Mapping, Sequence
 
     import httpx
 
-    from alloy.providers.base import ProviderItem, Request
+    from alloy.providers.base import Request
 
 __all__ = ["OpenAI", "OpenAISettings"]
 
@@ -32,16 +33,14 @@ _NO_REASONING = re.compile(
 )
 
 
-class OpenAISettings(TypedDict, total=False):
+class OpenAISettings(CommonSettings, total=False):
     """What a request can ask for besides an answer; see the vendor's reference for what its models take.
 
+    `CommonSettings` has the rest.
+
     Attributes:
-        max_output_tokens: the longest answer, reasoning included, in tokens; by default what the model can.
-        temperature: how much chance plays, from 0; only where the model doesn't reason.
-        top_p: the share of likely tokens to choose from, up to 1; as `temperature`.
-        reasoning: the API's object, such as ``{"effort": "high", "summary": "auto"}``; also ``mode`` and ``context``.
-        text: the API's object for the answer's form: ``format`` with a JSON schema, ``verbosity``.
-        tool_choice: ``auto``, ``none``, ``required``, or the API's object that names a tool.
+        reasoning: the API's object besides `effort`, such as ``{"summary": "auto"}``; also ``mode`` and ``context``.
+        text: the API's object for the answer's form besides `response_schema`, such as ``{"verbosity": "low"}``.
         parallel_tool_calls: whether one answer may call several tools.
         server_tools: tools that the vendor runs, as the API has them, such as ``{"type": "web_search"}``.
         include: what else the answer should hold, such as ``web_search_call.action.sources``.
@@ -50,16 +49,10 @@ class OpenAISettings(TypedDict, total=False):
         prompt_cache_options: the API's object, such as ``{"mode": "explicit", "ttl": "30m"}``.
         service_tier: such as ``flex`` or ``priority``.
         metadata: texts that the vendor keeps with the answer.
-        extra_body: further fields of the request, as the API has them; they win over all others.
-        extra_headers: further headers; they win over all others.
     """
 
-    max_output_tokens: int
-    temperature: float
-    top_p: float
     reasoning: Mapping[str, Any]
     text: Mapping[str, Any]
-    tool_choice: str | Mapping[str, Any]
     parallel_tool_calls: bool
     server_tools: Sequence[Mapping[str, Any]]
     include: Sequence[str]
@@ -68,11 +61,9 @@ class OpenAISettings(TypedDict, total=False):
     prompt_cache_options: Mapping[str, Any]
     service_tier: str
     metadata: Mapping[str, str]
-    extra_body: Mapping[str, Any]
-    extra_headers: Mapping[str, str]
 
 
-class OpenAI:
+class OpenAI(Adapter):
     """A model behind the Responses API.
 
     Each request holds the whole history, and the vendor is asked to store nothing. It is an async context manager that keeps
@@ -93,6 +84,7 @@ class OpenAI:
         UnknownOptionError: a setting that isn't one.
     """
 
+    SETTINGS: ClassVar[type] = OpenAISettings
     _VENDOR: ClassVar[str] = "openai"
 
     def __init__(
@@ -105,96 +97,40 @@ class OpenAI:
         client: httpx.AsyncClient | None = None,
         **settings: Unpack[OpenAISettings],
     ) -> None:
-        if not model.strip():
-            raise InvalidOptionError("model", "a model's name", model)
+        super().__init__(model, settings)
         host = compat_for(base_url) if base_url else HOSTS[self._VENDOR]
-        self._model = model
         self._name = self._VENDOR if host is UNKNOWN_HOST else host.name
         url = base_url or os.environ.get(host.url_variable or "") or host.base_url
-        key = _key(host, api_key)
+        key = key_for(host, api_key)
         headers: dict[str, str | Secret] = {host.key_header: key} if key else {}
-        self._endpoint = Endpoint(
-            url,
-            provider=self._name,
-            model=model,
-            headers=headers | dict(settings.get("extra_headers", {})),
-            timeout=timeout,
-            client=client,
-        )
-        self.origin = origin("responses", self._endpoint.base_url, key)
+        headers |= settings.get("extra_headers", {})
+        self._reach("responses", url, key, headers, timeout=timeout, client=client)
         reasons = not _NO_REASONING.search(model)
-        self._encoder = Encoder(self.origin, _fields(model, settings, reasons=reasons), self._VENDOR, reasons=reasons)
-
-    @property
-    def name(self) -> str:
-        """The host's name, such as ``openai``."""
-        return self._name
-
-    @property
-    def model(self) -> str:
-        """The model's name at the vendor's."""
-        return self._model
-
-    async def __aenter__(self) -> Self:
-        await self._endpoint.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._endpoint.__aexit__(*error)
-
-    def encode(self, request: Request) -> bytes:
-        """The body to send.
-
-        Raises:
-            ProviderError: something in it that the API can't take (kind ``invalid_request``).
-        """
-        return self._encoder.encode(request)
+        fields = _fields(model, settings, reasons=reasons)
+        self._limit = fields.get("max_output_tokens")
+        self._encoder = Encoder(self.origin, fields, self._VENDOR, reasons=reasons)
 
     def decoder(self, request: Request) -> ResponsesDecoder:
         """What decodes the answer to `request`."""
-        return ResponsesDecoder(
-            provider=self._name,
-            model=self._model,
-            origin=self.origin,
-            taken=(call.id for message in request.messages for call in message.tool_uses),
-            custom=custom_tools(request, self._VENDOR),
-        )
+        return ResponsesDecoder(**self._asked(request), custom=custom_tools(request, self._VENDOR))
 
-    def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[ProviderItem]]:
-        """Asks the model; see `alloy.providers.base.Provider`.
-
-        Raises:
-            ProviderError: the request can't be sent so, or what goes wrong on entering or while iterating.
-        """
-        body = self.encode(request)
-        return self._endpoint.ask("/responses", body, self.decoder(request), stream=request.stream)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._model!r}, base_url={self._endpoint.base_url!r})"
-
-
-def _key(host: Compat, api_key: str | None) -> Secret | None:
-    """The key; a variable that belongs to a vendor is never sent to anybody else."""
-    keys = (api_key, *(os.environ.get(name) for name in host.key_variables))
-    key = next((key for key in keys if key and key.strip()), None)
-    if key is None and host.key_required:
-        raise MissingKeyError(host.name, host.key_variables)
-    return Secret(key, host.key_prefix) if key else None
+    def _path(self, *, stream: bool) -> str:  # noqa: ARG002  one for both
+        return "/responses"
 
 
 def _fields(model: str, settings: OpenAISettings, *, reasons: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {"model": model, "store": False}
     for name, value in settings.items():
-        if name not in OpenAISettings.__annotations__:
-            raise UnknownOptionError(name, OpenAISettings.__annotations__)
-        if name not in ("server_tools", "include", "extra_body", "extra_headers"):
-            fields[name] = value
+        if name not in ("effort", "extra_body", "extra_headers", "include", "response_schema", "server_tools"):
+            fields["max_output_tokens" if name == "max_tokens" else name] = value
+    if "effort" in settings:
+        fields["reasoning"] = _with(settings, "reasoning", "effort", settings["effort"])
+    if "response_schema" in settings:
+        form = {"type": "json_schema"} | answer_format(settings["response_schema"])
+        fields["text"] = _with(settings, "text", "format", form)
     if server_tools := [dict(tool) for tool in settings.get("server_tools", ())]:
         fields["tools"] = server_tools
-    include = list(settings.get("include", ()))
-    if reasons and not fields["store"] and ENCRYPTED not in include:
-        include.append(ENCRYPTED)
-    if include:
+    if include := _include(settings, encrypted=reasons and not fields["store"]):
         fields["include"] = include
     extra = dict(settings.get("extra_body", {}))
     for name in ("previous_response_id", "conversation"):
@@ -203,3 +139,16 @@ def _fields(model: str, settings: OpenAISettings, *, reasons: bool) -> dict[str,
                 "extra_body", f"no {name!r}, since each request holds the whole history", extra[name]
             )
     return fields | extra
+
+
+def _include(settings: OpenAISettings, *, encrypted: bool) -> list[str]:
+    include = list(settings.get("include", ()))
+    return [*include, ENCRYPTED] if encrypted and ENCRYPTED not in include else include
+
+
+def _with(settings: OpenAISettings, name: Literal["reasoning", "text"], field: str, value: Any) -> dict[str, Any]:
+    """The vendor's object with what stands in a setting of its own."""
+    given = dict(settings.get(name, {}))
+    if field in given:
+        raise InvalidOptionError(name, f"no {field!r} beside the setting that says the same", given)
+    return given | {field: value}

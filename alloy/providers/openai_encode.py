@@ -24,7 +24,8 @@ from alloy.messages import (
 )
 from alloy.providers.memo import Memo
 from alloy.providers.openai_items import CLIENT_CALLS
-from alloy.providers.options import tool_options
+from alloy.providers.options import ToolMemo, named_tool, tool_options
+from alloy.providers.strict_schema import OPENAI, strict_schema
 from alloy.providers.transcript import CallIds, for_origin, is_own
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Encoder:
     def __init__(self, origin: str, settings: Mapping[str, Any], vendor: str, *, reasons: bool) -> None:
         self._origin = origin
         self._settings = settings
-        self._vendor = vendor
+        self._tools = ToolMemo(lambda tool: _tool(tool, vendor))
         self._reasons = reasons
         self._stored = bool(settings.get("store"))
         self._memo: Memo[tuple[_Sent, ...]] = Memo(self._message, size=lambda sent: sum(len(one.json) for one in sent))
@@ -81,8 +82,11 @@ class Encoder:
             ProviderError: something in it that the API can't take (kind ``invalid_request``).
         """
         fields: dict[str, Any] = dict(self._settings)
-        if tools := [*(_tool(tool, self._vendor) for tool in request.tools), *fields.get("tools", ())]:
+        if tools := [*self._tools(request.tools), *fields.get("tools", ())]:
             fields["tools"] = tools
+            if name := named_tool(fields.get("tool_choice")):
+                custom = any(tool["type"] == "custom" and tool.get("name") == name for tool in tools)
+                fields["tool_choice"] = {"type": "custom" if custom else "function", "name": name}
         else:
             for name in ("tools", "tool_choice", "parallel_tool_calls"):
                 fields.pop(name, None)
@@ -123,13 +127,14 @@ def _tool(tool: ToolSpec, vendor: str) -> dict[str, Any]:
     options = tool_options(tool, vendor)
     match options.get("type", "function"):
         case "function":
-            strict = {"strict": False}  # left out, it means true, and the schema is changed
-            described = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
-            return {"type": "function"} | described | strict | options
+            schema = strict_schema(tool.input_schema, OPENAI) if options.get("strict") else None
+            described = {"name": tool.name, "description": tool.description, "parameters": schema or tool.input_schema}
+            # Left out, strict means true, and the API changes the schema.
+            return {"type": "function"} | described | options | {"strict": schema is not None}
         case "custom":
-            return {"type": "custom", "name": tool.name, "description": tool.description} | options
+            return {"name": tool.name, "description": tool.description} | dict(tool.options[vendor])
         case _:
-            return options
+            return dict(tool.options[vendor])
 
 
 # --- Answers ---------------------------------------------------------------------------------------------------------

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
 import pytest
 
-from alloy.errors import InvalidOptionError, MissingKeyError, ProviderError, UnknownOptionError
+from alloy.errors import InvalidOptionError, MissingKeyError, ProviderError, ToolDefinitionError, UnknownOptionError
 from alloy.messages import (
     AudioBlock,
     DocumentBlock,
@@ -213,13 +214,36 @@ def test_options_of_a_tool_are_for_everybody_or_for_one_adapter():
     assert tool_options(tool, "gemini") == {"strict": True}
 
 
+def test_an_option_that_a_vendor_does_not_have_is_not_sent_to_it():
+    tool = ToolSpec("t", "T", {}, {"defer_loading": True, "input_examples": [{}]})
+
+    assert tool_options(tool, "anthropic") == {"defer_loading": True, "input_examples": [{}]}
+    assert tool_options(tool, "openai") == {"defer_loading": True}
+    assert tool_options(tool, "gemini") == tool_options(tool, "chat_completions") == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"stric": True}, "unknown option 'stric'"),
+        ({"type": "memory_20250818"}, "{'anthropic': {'type': ...}}"),
+        ({"anthropic": True}, r"options['anthropic'] must be a mapping"),
+    ],
+)
+def test_an_option_that_nobody_knows_is_an_error_that_says_where_it_belongs(options, says):
+    with pytest.raises(ToolDefinitionError, match=re.escape(says)):
+        sent([HI], tools=(ToolSpec("t", "T", {}, options),))
+
+
 def test_a_tool_has_what_the_api_can_be_told_of_it():
     options = {
         "strict": True,
-        "anthropic": {"input_examples": [{"at": "x"}], "allowed_callers": ["code_execution_20260521"]},
+        "input_examples": [{"at": "x"}],
+        "anthropic": {"allowed_callers": ["code_execution_20260521"]},
     }
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
     tools = (
-        ToolSpec("look", "", {"type": "object"}, options),
+        ToolSpec("look", "", schema, options),
         ToolSpec("memory", "Own words.", {"type": "object"}, {"anthropic": {"type": "memory_20250818"}}),
     )
     search = {"type": "web_search_20250305", "name": "web_search"}
@@ -227,7 +251,7 @@ def test_a_tool_has_what_the_api_can_be_told_of_it():
     assert sent([HI], tools=tools, to=provider(server_tools=[search], cache=None))["tools"] == [
         {
             "name": "look",
-            "input_schema": {"type": "object"},
+            "input_schema": schema | {"required": []},
             "strict": True,
             "input_examples": [{"at": "x"}],
             "allowed_callers": ["code_execution_20260521"],

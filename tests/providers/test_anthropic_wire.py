@@ -327,7 +327,7 @@ def imported(exchange):
 
 def spec(tool):
     options = {k: v for k, v in tool.items() if k not in ("name", "description", "input_schema", "cache_control")}
-    return ToolSpec(tool["name"], tool.get("description", ""), tool["input_schema"], options)
+    return ToolSpec(tool["name"], tool.get("description", ""), tool["input_schema"], {"anthropic": options})
 
 
 def message(to, sent):

@@ -246,7 +246,7 @@ def test_arguments_that_were_no_object_go_back_as_an_empty_one():
 
 
 def test_settings_are_put_where_the_host_wants_them():
-    settings = {"max_tokens": 9, "temperature": 0.5, "reasoning_effort": "low", "extra_body": {"store": False}}
+    settings = {"max_tokens": 9, "temperature": 0.5, "effort": "low", "extra_body": {"store": False}}
     openai = sent([HI], to=provider("openai", **settings))
     router = sent([HI], to=provider("openrouter", **settings))
 
@@ -260,14 +260,15 @@ def test_settings_are_put_where_the_host_wants_them():
 
 
 def test_tools_are_sent_with_their_options_and_the_choice_only_with_tools():
-    tool = ToolSpec("t", "Does.", {"type": "object"}, {"strict": True})
+    schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+    tool = ToolSpec("t", "Does.", schema, {"strict": True})
     with_choice = provider(tool_choice="required")
 
     body = sent([HI], to=with_choice, tools=(tool,))
     assert body["tools"] == [
         {
             "type": "function",
-            "function": {"name": "t", "description": "Does.", "parameters": {"type": "object"}, "strict": True},
+            "function": {"name": "t", "description": "Does.", "parameters": schema, "strict": True},
         }
     ]
     assert body["tool_choice"] == "required"

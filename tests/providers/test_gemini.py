@@ -186,7 +186,7 @@ def test_a_conversation_that_pauses_goes_on_by_the_users_word():
 def test_settings_are_put_where_the_api_wants_them():
     settings = {
         "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "top_k": 4, "stop": ["!"], "seed": 7,
-        "thinking_level": "low", "include_thoughts": True, "safety_settings": [{"category": "X"}],
+        "effort": "low", "include_thoughts": True, "safety_settings": [{"category": "X"}],
         "cached_content": "cachedContents/a", "response_schema": {"type": "object", "$schema": "x"},
         "extra_body": {"generationConfig": {"responseModalities": ["TEXT"], "seed": 8}, "labels": {"a": "b"}},
     }  # fmt: skip
@@ -230,7 +230,7 @@ def test_a_choice_of_tools_is_sent_with_tools_only(choice, config):
 
 
 def test_a_strict_tool_makes_the_request_strict():
-    strict = ToolSpec("t", "Does.", TOOL.input_schema, {"strict": True, "behavior": "BLOCKING"})
+    strict = ToolSpec("t", "Does.", TOOL.input_schema, {"strict": True, "gemini": {"behavior": "BLOCKING"}})
     body = sent([HI], tools=(strict,))
 
     assert body["toolConfig"] == {"functionCallingConfig": {"mode": "VALIDATED"}}
@@ -336,7 +336,7 @@ async def test_each_way_of_answering_has_its_address(model, base_url, path):
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as client:
         for stream in (True, False):
-            gemini = Gemini(model, "key-0123456789", base_url, client=client)
+            gemini = Gemini(model, "key-0123456789", base_url, client=client, max_tokens=99)
             async with gemini, gemini.stream(Request(messages=[HI], stream=stream)) as items:
                 assert [item async for item in items][-1].message.text == "Hello"
 

@@ -307,7 +307,7 @@ async def test_a_stream_instead_of_a_whole_answer_is_understood():
 
 async def test_a_whole_answer_is_fetched_if_nobody_watches():
     async with serving(sending(reply(WHOLE))) as server:
-        items = await ask(server.provider(), stream=False)
+        items = await ask(server.provider(max_tokens=500), stream=False)
 
     assert [type(item) for item in items] == [Completion]
     assert '"stream"' not in server.requests[0]

@@ -75,7 +75,6 @@ def test_a_request_holds_the_whole_history_and_nothing_is_stored():
 
 def test_settings_are_fields_of_the_request():
     settings = {
-        "max_output_tokens": 9,
         "reasoning": {"effort": "high", "summary": "auto", "mode": "pro", "context": "all_turns"},
         "text": {"format": {"type": "json_schema", "name": "a", "schema": {}, "strict": True}, "verbosity": "low"},
         "prompt_cache_key": "k",
@@ -85,9 +84,9 @@ def test_settings_are_fields_of_the_request():
         "temperature": 0.5,
         "top_p": 0.9,
     }
-    body = sent(to=provider(**settings, extra_body={"temperature": 1, "truncation": "auto"}))
+    body = sent(to=provider(**settings, max_tokens=9, extra_body={"temperature": 1, "truncation": "auto"}))
 
-    assert body.items() >= (settings | {"temperature": 1, "truncation": "auto"}).items()
+    assert body.items() >= (settings | {"max_output_tokens": 9, "temperature": 1, "truncation": "auto"}).items()
     assert "max_output_tokens" not in sent()
 
 
@@ -119,8 +118,13 @@ def test_tools_say_whether_they_are_strict_and_may_be_of_the_vendors_types():
     tools = (
         LOOK,
         ToolSpec("strictly", "", LOOK.input_schema, {"strict": True, "xai": {"strict": False}}),
-        ToolSpec("sql", "Runs it.", {"properties": {"query": {}}}, {"type": "custom", "format": {"type": "text"}}),
-        ToolSpec("shell", "", {}, {"openai": {"type": "shell"}}),
+        ToolSpec(
+            "sql",
+            "Runs it.",
+            {"properties": {"query": {}}},
+            {"openai": {"type": "custom", "format": {"type": "text"}}},
+        ),
+        ToolSpec("shell", "", {}, {"strict": True, "openai": {"type": "shell"}}),
     )
     search = {"type": "web_search", "search_context_size": "low"}
     body = sent(to=provider(server_tools=[search], tool_choice="required"), tools=tools)
@@ -128,7 +132,9 @@ def test_tools_say_whether_they_are_strict_and_may_be_of_the_vendors_types():
     function = {"type": "function", "name": "look", "description": "Looks.", "parameters": LOOK.input_schema}
     assert body["tools"] == [
         function | {"strict": False},
-        function | {"name": "strictly", "description": "", "strict": True},
+        function
+        | {"name": "strictly", "description": "", "strict": True}
+        | {"parameters": LOOK.input_schema | {"required": ["at"], "additionalProperties": False}},
         {"type": "custom", "name": "sql", "description": "Runs it.", "format": {"type": "text"}},
         {"type": "shell"},
         search,

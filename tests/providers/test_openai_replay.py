@@ -62,7 +62,10 @@ def test_arguments_go_back_as_the_model_wrote_them():
 
 def test_a_custom_tool_is_called_with_a_text_and_answered_in_kind():
     sql = ToolSpec(
-        "sql", "Runs it.", {"type": "object", "properties": {"query": {"type": "string"}}}, {"type": "custom"}
+        "sql",
+        "Runs it.",
+        {"type": "object", "properties": {"query": {"type": "string"}}},
+        {"openai": {"type": "custom"}},
     )
     item = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "c1", "name": "sql", "input": "SELECT 1"}
     deltas, completion = streamed(

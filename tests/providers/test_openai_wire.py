@@ -340,6 +340,8 @@ def imported(exchange):
     body = exchange.request
     native = [tool for tool in body.get("tools") or [] if tool["type"] != "function"]
     settings = {name: body[name] for name in SETTINGS & body.keys()}
+    if "max_output_tokens" in settings:
+        settings["max_tokens"] = settings.pop("max_output_tokens")
     rest = (
         body.keys()
         - SETTINGS

@@ -193,7 +193,7 @@ EMBEDDED = {
     "chat": lambda key, url: ChatCompletions(
         "m", key, url, compat="llama_cpp", max_tokens=16, temperature=0, extra_headers=CLOSE
     ),
-    "responses": lambda key, url: OpenAI("m", key, url, max_output_tokens=16, temperature=0, extra_headers=CLOSE),
+    "responses": lambda key, url: OpenAI("m", key, url, max_tokens=16, temperature=0, extra_headers=CLOSE),
     "messages": lambda key, url: Anthropic("m", key, url, max_tokens=16, temperature=0, extra_headers=CLOSE),
 }
 CALLED = (
