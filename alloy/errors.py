@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from alloy.result import Result
+    from alloy.usage import Usage
 
 __all__ = [
     "AgentBusyError",
@@ -253,6 +254,7 @@ class ProviderError(AlloyError):
         provider: which provider.
         model: which model.
         request_id: the provider's id of the request, for its support.
+        usage: what the request took, where it was paid for all the same, as for an answer that was blocked.
     """
 
     def __init__(  # noqa: PLR0913  facts about one error, by name
@@ -266,6 +268,7 @@ class ProviderError(AlloyError):
         provider: str | None = None,
         model: str | None = None,
         request_id: str | None = None,
+        usage: Usage | None = None,
     ) -> None:
         if kind not in get_args(ErrorKind):
             raise InvalidOptionError("kind", f"one of {', '.join(get_args(ErrorKind))}", kind)
@@ -277,6 +280,7 @@ class ProviderError(AlloyError):
         self.provider = provider
         self.model = model
         self.request_id = request_id
+        self.usage = usage
         super().__init__(message)
 
     @property

@@ -65,7 +65,7 @@ class _End:
 class _Turn:
     """What a turn has come to so far."""
 
-    __slots__ = ("at", "batch", "completion", "emitted", "error", "message", "next_prompt", "seq", "shown")
+    __slots__ = ("at", "batch", "completion", "emitted", "error", "message", "next_prompt", "seq", "shown", "usage")
 
     def __init__(self, seq: int) -> None:
         self.seq = seq
@@ -77,6 +77,7 @@ class _Turn:
         self.emitted = False
         self.error: str | None = None
         self.next_prompt: Message | None = None
+        self.usage = Usage()
 
     def take(self, message: Message, runner: ToolRunner) -> None:
         """Takes an answer, whole, and the calls in it."""
@@ -308,12 +309,11 @@ class Loop:
             self.history.commit(turn.message)
         if turn.next_prompt is not None:
             self.history.say(turn.next_prompt)
-        usage = turn.completion.usage if turn.completion else Usage()
         self.events.emit(
             "turn_end",
             stop_reason=turn.completion and turn.completion.stop_reason,
             text=self._text,
-            usage=usage.as_dict(),
+            usage=turn.usage.as_dict(),
             start_event_seq=turn.seq,
             duration_ms=_since(turn.at),
             error=turn.error,
@@ -433,20 +433,29 @@ class Loop:
                         await self._gate.wait()
             if turn.completion is None:
                 raise self._provider_error("the answer broke off before its end", "network")
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ProviderError):
+                self._count(turn, error.usage)
             self._keep_heard(turn)
             raise
         return turn.completion
 
+    def _count(self, turn: _Turn, usage: Usage | None) -> None:
+        """Adds what was paid for, be it an answer or a failure."""
+        if usage is not None:
+            turn.usage += usage
+            self.usage += usage
+
     def _hear(self, turn: _Turn, item: ProviderItem) -> None:
         if isinstance(item, Completion):
             turn.completion = item
-            self.usage += item.usage
+            self._count(turn, item.usage)
             self._answers += 1
             self._stop_reason = item.stop_reason
             if item.stop_reason not in _NO_ANSWER and not turn.shown and item.message.text:
                 self.events.emit("text_delta", text=item.message.text)
         elif isinstance(item, Retry):
+            self._count(turn, item.error.usage)
             error = {"type": type(item.error).__name__, "kind": item.error.kind, "message": str(item.error)}
             self.events.emit("retry", attempt=item.attempt, delay_s=item.delay, error=error, next=item.next)
         elif self.events.watched:

@@ -354,11 +354,12 @@ class ChatDecoder:
     # --- the whole ---------------------------------------------------------------------------------------------------
 
     def _completion(self) -> Completion:
+        usage = usage_of(self._usage or {}, server_tool_calls=len(self._executed))
         if self._finish in _FAILURES:
             kind: ErrorKind = "overloaded" if self._finish == "insufficient_system_resource" else "server_error"
-            raise ProviderError(f"the host broke the answer off: {self._finish}", kind=kind, code=self._finish)
+            said, paid = f"the host broke the answer off: {self._finish}", usage if self._usage else None
+            raise ProviderError(said, kind=kind, code=self._finish, usage=paid)
         content = tuple(self._blocks())
-        usage = usage_of(self._usage or {}, server_tool_calls=len(self._executed))
         message = Message(
             "assistant", content, provider=self._provider, model=self._model, origin=self._origin, usage=usage
         )

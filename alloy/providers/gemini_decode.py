@@ -283,14 +283,16 @@ class GeminiDecoder:
             pass  # there was no finish reason, so nobody watches
         calls = any(isinstance(block, ToolUseBlock) for block in self._blocks)
         finish = self._finish or "STOP"
-        if self._block_reason and not self._blocks:
-            reason, detail = self._block_reason, self._detail
-            raise ProviderError(f"the prompt was blocked: {detail or reason}", kind="refused", code=reason)
-        if finish in _FAILURES and not (finish == "UNEXPECTED_TOOL_CALL" and calls):
-            raise ProviderError(self._detail or f"the model broke off: {finish}", kind=_FAILURES[finish], code=finish)
-        reason = _STOP_REASONS.get(finish, "unknown")
         queries = _dict(self._sources.get("groundingMetadata")).get("webSearchQueries") or ()
         usage = usage_of(self._usage, server_tool_calls=self._server_calls or len(queries))
+        paid = usage if self._usage else None
+        if self._block_reason and not self._blocks:
+            said = f"the prompt was blocked: {self._detail or self._block_reason}"
+            raise ProviderError(said, kind="refused", code=self._block_reason, usage=paid)
+        if finish in _FAILURES and not (finish == "UNEXPECTED_TOOL_CALL" and calls):
+            said = self._detail or f"the model broke off: {finish}"
+            raise ProviderError(said, kind=_FAILURES[finish], code=finish, usage=paid)
+        reason = _STOP_REASONS.get(finish, "unknown")
         message = Message(
             "assistant", self._content(), provider=self._provider, model=self._model, origin=self._origin, usage=usage
         )

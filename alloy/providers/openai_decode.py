@@ -328,7 +328,10 @@ def _refusals(items: Iterable[_Item]) -> Iterator[str]:
 def _check_status(response: Mapping[str, Any]) -> None:
     status = response.get("status")
     if response.get("error") or status == "failed":
-        raise _failed({"error": response.get("error")})
+        error = _failed({"error": response.get("error")})
+        if usage := as_dict(response.get("usage")):
+            error.usage = usage_of(usage)
+        raise error
     if status in ("queued", "in_progress"):
         raise ProviderError(
             f"the answer isn't there yet (it is {status}): it runs in the background, which only a stream can wait for",

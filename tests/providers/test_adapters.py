@@ -337,3 +337,74 @@ async def test_who_does_not_watch_gets_nothing_but_the_end():
         ADAPTERS["chat"](client=client).stream(Request(messages=[HI], stream=False)) as items,
     ):
         assert [type(item) async for item in items] == [Completion]
+
+
+# --- What a failure took ---------------------------------------------------------------------------------------------
+
+FAILED = {
+    "openai": {
+        "status": "failed",
+        "error": {"code": "server_error", "message": "It broke."},
+        "usage": {"input_tokens": 7, "output_tokens": 5},
+    },
+    "chat": {
+        "choices": [{"message": {"content": "So"}, "finish_reason": "insufficient_system_resource"}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 5},
+    },
+    "gemini": {
+        "candidates": [{"content": {"parts": []}, "finishReason": "MALFORMED_FUNCTION_CALL"}],
+        "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 5},
+    },
+}
+REFUSED = {
+    "anthropic": {
+        "content": [],
+        "stop_reason": "refusal",
+        "usage": {"input_tokens": 7, "output_tokens": 5},
+    },
+    "openai": {
+        "status": "incomplete",
+        "incomplete_details": {"reason": "content_filter"},
+        "output": [],
+        "usage": {"input_tokens": 7, "output_tokens": 5},
+    },
+    "chat": {
+        "choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 5},
+    },
+    "gemini": {
+        "promptFeedback": {"blockReason": "SAFETY"},
+        "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 5},
+    },
+}
+
+
+async def used(name, document, **options):
+    """What a run took whose every answer is this one, and what its envelopes say of that."""
+    told = []
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=document))
+    async with httpx.AsyncClient(transport=transport) as client:
+        provider = ADAPTERS[name](client=client)
+        with anyio.fail_after(5), pytest.raises(alloy.RunError) as caught:
+            await alloy.run("Hi", provider=provider, retry_backoff=0, on_event=told.append, **options)
+    turns = [envelope.payload["usage"] for envelope in told if envelope.event == "turn_end"]
+    usage = caught.value.result.usage
+    assert turns == [usage.as_dict()]
+    return usage.input_tokens, usage.output_tokens, usage.requests
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", REFUSED)
+async def test_a_refusal_that_was_paid_for_is_counted(name):
+    assert await used(name, REFUSED[name]) == (7, 5, 1)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", FAILED)
+async def test_a_failure_that_was_paid_for_is_counted_at_each_attempt(name):
+    assert await used(name, FAILED[name], max_retries=2) == (21, 15, 3)
+
+
+@pytest.mark.anyio
+async def test_a_failure_that_says_nothing_of_a_price_costs_nothing():
+    assert await used("openai", {"status": "failed", "error": {"message": "No."}}, max_retries=1) == (0, 0, 0)
