@@ -1,6 +1,6 @@
 """An asyncio-native, model-agnostic agent harness.
 
-`run` and `stream` take one conversation turn by turn until the model is done. Everything here is imported when it is first
+`run` and `stream` take one conversation turn by turn until the model is done; `Agent` keeps one alive. Everything here is imported when it is first
 used, so ``import alloy`` costs next to nothing.
 """
 
@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alloy import models as models
     from alloy import providers as providers
+    from alloy import sessions as sessions
     from alloy import testing as testing
     from alloy import tools as tools
+    from alloy.agents.agent import Agent as Agent
+    from alloy.agents.directory import cancel_request as cancel_request
+    from alloy.agents.directory import send_message as send_message
+    from alloy.errors import AgentError as AgentError
     from alloy.errors import AlloyError as AlloyError
     from alloy.errors import ConfigurationError as ConfigurationError
     from alloy.errors import Halt as Halt
     from alloy.errors import HistoryError as HistoryError
     from alloy.errors import ProviderError as ProviderError
+    from alloy.errors import RequestCancelledError as RequestCancelledError
     from alloy.errors import RunError as RunError
     from alloy.errors import ToolError as ToolError
     from alloy.events import Envelope as Envelope
@@ -50,12 +56,16 @@ if TYPE_CHECKING:
     from alloy.usage import Usage as Usage
 
 _MODULES = {
+    "alloy.agents.agent": ("Agent",),
+    "alloy.agents.directory": ("cancel_request", "send_message"),
     "alloy.errors": (
+        "AgentError",
         "AlloyError",
         "ConfigurationError",
         "Halt",
         "HistoryError",
         "ProviderError",
+        "RequestCancelledError",
         "RunError",
         "ToolError",
     ),
@@ -81,10 +91,12 @@ _MODULES = {
     "alloy.tools.base": ("Tool", "ToolContext", "ToolOutput", "tool"),
     "alloy.usage": ("Usage",),
 }
-_SUBMODULES = ("models", "providers", "testing", "tools")
+_SUBMODULES = ("models", "providers", "sessions", "testing", "tools")
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Agent",
+    "AgentError",
     "AlloyError",
     "AudioBlock",
     "Blocked",
@@ -98,6 +110,7 @@ __all__ = [
     "Message",
     "Middleware",
     "ProviderError",
+    "RequestCancelledError",
     "Result",
     "RunContext",
     "RunError",
@@ -112,6 +125,7 @@ __all__ = [
     "ToolUseBlock",
     "Usage",
     "VideoBlock",
+    "cancel_request",
     "check_history",
     "messages_from_json",
     "messages_to_json",
@@ -119,6 +133,8 @@ __all__ = [
     "providers",
     "repair_history",
     "run",
+    "send_message",
+    "sessions",
     "stream",
     "testing",
     "tool",

@@ -190,7 +190,7 @@ class Transcript:
                 self._usage(payload)
             case "runtime_event":
                 self._line(", ".join(f"{key}: {value}" for key, value in payload.items()), "yellow")
-            case "request_queued" | "request_cancelled" | "lagged":
+            case "request_queued" | "request_cancelled" | "lagged" | "message":
                 pass  # an agent's; a single run sends none
             case _:
                 assert_never(envelope.event)

@@ -43,6 +43,7 @@ class Options(TypedDict, total=False):
     fallback_providers: Sequence[Provider | str]
     max_retries: int
     retry_backoff: float
+    max_pending: int
     model_metadata_overrides: Mapping[str, int | ModelMetadata | Mapping[str, Any]]
     model_catalogue: Catalogue | None
 
@@ -68,6 +69,7 @@ class Config:
         fallback_providers: who is asked when `provider` fails for good, in order.
         max_retries: how many times each provider is asked again when it fails in a way that may pass.
         retry_backoff: the longest wait before the first time, in seconds; it doubles each time.
+        max_pending: how many requests an agent keeps waiting while it is busy with one; for `Agent` alone.
         model_metadata_overrides: what you know better about models, by ``"model"`` or ``"vendor:model"``: the window in tokens,
             an `alloy.models.ModelMetadata`, or a mapping of its attributes; dated snapshots of a name are meant, too.
         model_catalogue: whom to ask about models; by default genai-prices, which comes with Alloy.
@@ -95,6 +97,7 @@ class Config:
     fallback_providers: tuple[Provider | str, ...] = ()
     max_retries: int = 3
     retry_backoff: float = 1.0
+    max_pending: int = 0
     model_metadata_overrides: Mapping[str, ModelMetadata] = field(default_factory=dict)
     model_catalogue: Catalogue | None = None
 
@@ -249,6 +252,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "fallback_providers": _fallbacks,
     "max_retries": _whole(0),
     "retry_backoff": _wait,
+    "max_pending": _whole(0),
     "model_metadata_overrides": _overrides,
     "model_catalogue": _catalogue,
 }

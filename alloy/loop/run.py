@@ -6,29 +6,29 @@ import logging
 import uuid
 from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from alloy import providers
 from alloy._tasks import background
-from alloy.errors import InvalidOptionError, RunError
+from alloy.errors import EmptyPromptError, InvalidOptionError, RunError
 from alloy.events import Emitter, Envelope
 from alloy.loop.config import Config, Options
-from alloy.loop.turns import Loop
-from alloy.messages import Block, Message, as_user_message
+from alloy.loop.turns import History, Loop, checked_prompt
 from alloy.providers.retry import Fallback, Retrying
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from alloy.events import Sink
     from alloy.loop.turns import Gate
+    from alloy.messages import Block, Message
     from alloy.providers.base import Provider
     from alloy.result import Result
 
-__all__ = ["RunStream", "run", "stream"]
+__all__ = ["RunStream", "both", "build_provider", "configured", "guarded_sink", "outcome", "run", "stream"]
 
 BUFFER = 1024  # envelopes that a reader may be behind before the model waits for it
 
@@ -55,12 +55,9 @@ async def run(
         HistoryError: `messages` or the prompt would be refused by every API; before any request is sent.
         RunError: the run failed or was halted; it carries the result all the same, and the cause.
     """
-    config = _configured(config, options)
-    loop = _loop(prompt, config, _on_event(config.on_event))
-    result = await loop.execute()
-    if result.status in ("failed", "halted"):
-        raise _run_error(result)
-    return result
+    config = configured(config, options)
+    loop = _loop(prompt, config, guarded_sink(config.on_event))
+    return outcome(await loop.execute())
 
 
 @asynccontextmanager
@@ -82,10 +79,10 @@ async def stream(
         HistoryError: on entering, as from `run`.
         RunError: from iterating, at the end of a run that failed or was halted.
     """
-    config = _configured(config, options)
+    config = configured(config, options)
     channel = _Channel(BUFFER)
-    observer = _on_event(config.on_event)
-    loop = _loop(prompt, config, channel.push if observer is None else _both(observer, channel.push), channel)
+    observer = guarded_sink(config.on_event)
+    loop = _loop(prompt, config, channel.push if observer is None else both(observer, channel.push), channel)
 
     scope = anyio.CancelScope()
 
@@ -97,27 +94,40 @@ async def stream(
             channel.close()
 
     async with background(work):
-        yield RunStream(loop, channel, scope)
+        yield RunStream(loop, channel, scope.cancel)
+
+
+class _Watched(Protocol):
+    """What has a result at its end."""
+
+    @property
+    def result(self) -> Result | None: ...
+
+
+class _Source(Protocol):
+    """Where envelopes come from; None is the end."""
+
+    async def pull(self) -> Envelope | None: ...
 
 
 class RunStream:
     """A run that is being watched; every envelope is given out once, to whoever asks first."""
 
-    def __init__(self, loop: Loop, channel: _Channel, scope: anyio.CancelScope) -> None:
-        self._loop = loop
-        self._channel = channel
-        self._scope = scope
+    def __init__(self, run: _Watched, source: _Source, cancel: Callable[[], None]) -> None:
+        self._run = run
+        self._source = source
+        self._cancel = cancel
 
     def __aiter__(self) -> AsyncIterator[Envelope]:
         return self
 
     async def __anext__(self) -> Envelope:
-        envelope = await self._channel.pull()
+        envelope = await self._source.pull()
         if envelope is None:
             await checkpoint()  # whoever was cancelled along with the run must not take this for its ordinary end
-            result = self._loop.result
-            if result is not None and result.status in ("failed", "halted"):
-                raise _run_error(result)
+            result = self._run.result
+            if result is not None:
+                outcome(result)
             raise StopAsyncIteration
         return envelope
 
@@ -143,7 +153,7 @@ class RunStream:
 
     def cancel(self) -> None:
         """Cancels the run; iterating goes on to its last envelope, and `wait` returns the result with status ``cancelled``."""
-        self._scope.cancel()
+        self._cancel()
 
     @property
     def result(self) -> Result:
@@ -152,9 +162,9 @@ class RunStream:
         Raises:
             RuntimeError: the run hasn't ended.
         """
-        if self._loop.result is None:
+        if self._run.result is None:
             raise RuntimeError("the run hasn't ended; iterate to its end, await wait(), or leave the block first")
-        return self._loop.result
+        return self._run.result
 
 
 class _Channel:
@@ -202,7 +212,12 @@ class _Channel:
             self._filled = None
 
 
-def _configured(config: Config | None, options: Options) -> Config:
+def configured(config: Config | None, options: Options) -> Config:
+    """A `Config` and options by name as one; the options go first.
+
+    Raises:
+        ConfigurationError: an option can't be.
+    """
     if config is None:
         return Config(**options)
     if not isinstance(config, Config):
@@ -213,12 +228,19 @@ def _configured(config: Config | None, options: Options) -> Config:
 def _loop(
     prompt: str | Block | Sequence[Block] | Message | None, config: Config, sink: Sink | None, gate: Gate | None = None
 ) -> Loop:
-    message = None if prompt is None else as_user_message(prompt)
+    if prompt is None and (not config.messages or config.messages[-1].role == "assistant"):
+        raise EmptyPromptError
+    history = History(config.messages, None if prompt is None else checked_prompt(prompt))
     events = Emitter(uuid.uuid4().hex, sink)
-    return Loop(config, _provider(config), message, events, gate)
+    return Loop(config, build_provider(config), history, events, gate)
 
 
-def _provider(config: Config) -> Provider:
+def build_provider(config: Config) -> Provider:
+    """The provider that the options ask for, with its retries and its fallbacks.
+
+    Raises:
+        ConfigurationError: there is none, it isn't known, or it has no key.
+    """
     if config.provider is None:
         raise InvalidOptionError("provider", "'vendor:model' or a provider object", None)
     first, *others = (_retried(provider, config) for provider in (config.provider, *config.fallback_providers))
@@ -233,11 +255,18 @@ def _retried(provider: Provider | str, config: Config) -> Provider:
     return Retrying(provider, max_retries=config.max_retries, backoff=config.retry_backoff)
 
 
-def _run_error(result: Result) -> RunError:
-    return RunError(result, result.error or RuntimeError("no cause is known"))
+def outcome(result: Result) -> Result:
+    """The result of a run that has ended.
+
+    Raises:
+        RunError: it failed or was halted.
+    """
+    if result.status in ("failed", "halted"):
+        raise RunError(result, result.error or RuntimeError("no cause is known"))
+    return result
 
 
-def _on_event(function: Sink | None) -> Sink | None:
+def guarded_sink(function: Sink | None) -> Sink | None:
     """The user's function, which can't hurt the run: when it raises, that is logged and it is called no more."""
     if function is None:
         return None
@@ -256,7 +285,9 @@ def _on_event(function: Sink | None) -> Sink | None:
     return call
 
 
-def _both(first: Sink, second: Sink) -> Sink:
+def both(first: Sink, second: Sink) -> Sink:
+    """A sink that hands everything to two."""
+
     def call(envelope: Envelope) -> None:
         first(envelope)
         second(envelope)

@@ -20,7 +20,7 @@ from alloy.errors import DeadlineExceededError, EmptyPromptError, Halt, InvalidO
 from alloy.history import check_history, own_call_ids, without_blanks
 from alloy.loop.middleware import Hooks, RunContext
 from alloy.loop.toolrun import TRUNCATED, ToolBatch, ToolRunner
-from alloy.messages import Message, TextBlock
+from alloy.messages import Message, TextBlock, as_user_message
 from alloy.providers.base import Completion, Request, Retry, TextDelta, ThinkingDelta, ToolCallDelta, ToolSpec, held
 from alloy.result import Result
 from alloy.usage import Usage
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
     from alloy.events import Emitter
     from alloy.loop.config import Config
+    from alloy.messages import Block
     from alloy.providers.base import Delta, Provider, ProviderItem
     from alloy.result import Status, StopReason, ToolCall
 
-__all__ = ["Gate", "Loop"]
+__all__ = ["Gate", "History", "Loop", "announce", "checked_prompt"]
 
 LAST_WORDS = 5.0  # seconds that middleware has for its session_end
 NUDGE = "You haven't called the tool {tool!r} successfully yet. Call it now; the task isn't finished before that."
@@ -83,6 +84,21 @@ class _Turn:
         """Takes an answer, whole, and the calls in it."""
         self.message = message
         self.batch = ToolBatch(runner, message.tool_uses) if message.tool_uses else None
+
+
+def checked_prompt(prompt: str | Block | Sequence[Block] | Message) -> Message:
+    """The user's words as a message that every API accepts.
+
+    Raises:
+        EmptyPromptError: there is nothing in them.
+        HistoryError: they can't be a user's turn, such as results of no call.
+        InvalidOptionError: they are nothing that could be said.
+    """
+    message = as_user_message(prompt)
+    if not without_blanks(message).content:
+        raise EmptyPromptError
+    check_history([message])
+    return message
 
 
 class History:
@@ -141,23 +157,21 @@ class Loop:
     Args:
         config: how.
         provider: who answers.
-        prompt: the user's words, if there are new ones.
+        history: what was said so far, and the prompt that waits for an answer; the run goes on with it.
         events: where to tell what happens.
         gate: holds the run up while its reader is behind.
+
+    Attributes:
+        ending: whether it has come to its end, so that nothing can cancel it any more.
+        result: how it ended, once it has.
     """
 
     def __init__(
-        self, config: Config, provider: Provider, prompt: Message | None, events: Emitter, gate: Gate | None = None
+        self, config: Config, provider: Provider, history: History, events: Emitter, gate: Gate | None = None
     ) -> None:
-        if prompt is not None:
-            if not without_blanks(prompt).content:
-                raise EmptyPromptError
-            check_history([prompt])
-        elif not config.messages or config.messages[-1].role == "assistant":
-            raise EmptyPromptError
         self.config = config
         self.events = events
-        self.history = History(config.messages, prompt)
+        self.history = history
         self.usage = Usage()
         self.result: Result | None = None
         self._provider = provider
@@ -175,6 +189,7 @@ class Loop:
         self._paused: Message | None = None
         self._text = ""
         self._started = (0, 0.0)
+        self.ending = False
 
     # --- the run -----------------------------------------------------------------------------------------------------
 
@@ -205,6 +220,7 @@ class Loop:
 
     async def _settle(self, end: _End) -> Result:
         """Makes the result and broadcasts it, after the middleware's last words."""
+        self.ending = True
         self._keep_paused()
         error = None if end.status == "cancelled" else end.error
         result = Result(
@@ -223,7 +239,7 @@ class Loop:
                 await last_words(lambda: self._say_goodbye(result), within=LAST_WORDS)
         finally:
             self.result = result
-            self._broadcast(result)
+            announce(self.events, result, *self._started)
         return result
 
     async def _say_goodbye(self, result: Result) -> None:
@@ -232,21 +248,6 @@ class Loop:
         except Exception as error:  # noqa: BLE001  the outcome stands, and this is logged
             _log.exception("middleware failed in session_end")
             self.events.emit("runtime_event", kind="middleware_error", hook="session_end", error=type(error).__name__)
-
-    def _broadcast(self, result: Result) -> None:
-        seq, at = self._started
-        self.events.emit(
-            "response",
-            status=result.status,
-            text=result.text,
-            stop_reason=result.stop_reason,
-            usage=result.usage.as_dict(),
-            turns=result.turns,
-            tool_calls=len(result.tool_calls),
-            error=result.error and {"type": type(result.error).__name__, "message": str(result.error)},
-            start_event_seq=seq,
-            duration_ms=_since(at),
-        )
 
     async def _within_deadline(self) -> _End:
         timeout = self.config.timeout
@@ -492,6 +493,29 @@ class Loop:
                 interrupted=True,
             )
             self._paused = None
+
+
+def announce(events: Emitter, result: Result, start_seq: int, started: float) -> None:
+    """Tells of a request's end, as its last envelope.
+
+    Args:
+        events: of the request.
+        result: how it ended.
+        start_seq: the number of the envelope that told of its beginning.
+        started: when that was, by ``time.perf_counter()``.
+    """
+    events.emit(
+        "response",
+        status=result.status,
+        text=result.text,
+        stop_reason=result.stop_reason,
+        usage=result.usage.as_dict(),
+        turns=result.turns,
+        tool_calls=len(result.tool_calls),
+        error=result.error and {"type": type(result.error).__name__, "message": str(result.error)},
+        start_event_seq=start_seq,
+        duration_ms=_since(started),
+    )
 
 
 _NO_ANSWER = ("refusal", "unknown")

@@ -1,0 +1,469 @@
+"""`Agent`: a long-lived conversation with one owner, an inbox, requests by id, and an event bus."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack
+from uuid import uuid4
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from alloy._tasks import background, last_words
+from alloy.agents.bus import LocalBus
+from alloy.agents.directory import register, unregister
+from alloy.agents.inbox import Change
+from alloy.agents.owner import GOODBYE, Owner, Watching, inside
+from alloy.agents.registry import checked_name
+from alloy.agents.subscription import subscribe
+from alloy.errors import AgentClosedError, AgentDeadlockError, InvalidOptionError, WrongEventLoopError
+from alloy.loop.run import RunStream, build_provider, configured
+from alloy.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+
+    from alloy.agents.bus import Bus
+    from alloy.agents.registry import AgentRequest
+    from alloy.agents.subscription import Subscription
+    from alloy.events import EventName
+    from alloy.loop.config import Config, Options
+    from alloy.messages import Block, Message
+    from alloy.providers.base import Provider
+    from alloy.result import Result
+    from alloy.sessions import Session, SessionStore
+
+__all__ = ["Agent", "AgentState", "Health"]
+
+AgentState: TypeAlias = Literal["new", "starting", "idle", "busy", "restarting", "closing", "closed"]
+
+REMEMBERED = 64
+STREAM_BUFFER = 16_384  # envelopes that the reader of a stream_chat may be behind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How an agent is.
+
+    Attributes:
+        name: whose health.
+        state: what it does; ``closing`` is when it ends what it has accepted and takes nothing more.
+        running: the id of the request that runs.
+        pending: how many requests wait.
+        messages: how long its history is.
+        crashes: how often it has crashed.
+        unsaved: whether its session couldn't be saved since it changed.
+        error: the last thing that went wrong with the agent itself, such as a crash or a save.
+    """
+
+    name: str
+    state: AgentState
+    running: str | None
+    pending: int
+    messages: int
+    crashes: int
+    unsaved: bool
+    error: BaseException | None
+
+
+class Agent:
+    """A conversation that lives: one task owns it, takes messages from its inbox, and answers one after the other.
+
+    Enter it with ``async with``; leaving the block cancels what is left (`drain` finishes it first), saves and ends. It belongs to
+    the event loop on which it was entered.
+
+    Args:
+        config: how requests are run; options by name go before it.
+        name: what others find it by, and its session's id; 1 to 128 printable characters. Without one it can't be found.
+        store: where its session is kept, saved before each request's end is told. If there is one of this name, the agent
+            goes on from there.
+        bus: where its envelopes are published; a `LocalBus` of its own by default.
+        subscribe: topics of the bus; a message that is published there is a request like any other.
+        remember: how many requests that have ended are remembered, for `result` and for repeated ids.
+        on_shutdown: called with the session when the agent has ended; it has a few seconds.
+        options: see `Config`; `max_pending` says how many requests may wait.
+
+    Raises:
+        ConfigurationError: an option can't be.
+    """
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        name: str | None = None,
+        store: SessionStore | None = None,
+        bus: Bus | None = None,
+        subscribe: Sequence[str] = (),
+        remember: int = REMEMBERED,
+        on_shutdown: Callable[[Session], Awaitable[object]] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        if store is not None and name is None:
+            raise InvalidOptionError("name", "a name, since a stored session is found by it", name)
+        if isinstance(subscribe, str):
+            raise InvalidOptionError("subscribe", "a list of topics", subscribe)
+        self._named = name is not None
+        watching = Watching(
+            bus or LocalBus(), tuple(checked_name("subscribe", topic) for topic in subscribe), store, on_shutdown
+        )
+        self._owner = Owner(
+            f"agent-{uuid4().hex[:8]}" if name is None else checked_name("name", name),
+            configured(config, options),
+            watching,
+            remember=_whole("remember", remember),
+        )
+        self._life: Any = None
+
+    # --- its life -----------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._owner.state != "new":
+            raise AgentClosedError(self.name, "has been entered before; make a new one")
+        self._life = self._lives()
+        await self._life.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> bool | None:
+        return await self._life.__aexit__(*error)  # type: ignore[no-any-return]  # a context manager's
+
+    @asynccontextmanager
+    async def _lives(self) -> AsyncIterator[None]:
+        owner = self._owner
+        started = anyio.Event()
+        failures: list[Exception] = []
+
+        async def live() -> None:
+            try:
+                await owner.serve(started.set)
+            except Exception as error:  # noqa: BLE001  raised where the agent is entered or left
+                failures.append(error)
+                self._close(f"has ended ({error}); start a new one")
+            finally:
+                await last_words(owner.finish, within=2 * GOODBYE + 10)
+                started.set()
+
+        if self._named:
+            register(self.name, self)
+        try:
+            async with background(live):
+                await started.wait()
+                if not failures:
+                    try:
+                        yield
+                    finally:
+                        self._close("is closed; start a new one")
+                        owner.abort("the agent was left")
+        finally:
+            if self._named:
+                unregister(self.name, self)
+        if failures:
+            raise failures[0]
+        if owner.unsaved and owner.error is not None:
+            raise owner.error
+
+    async def stop(self, grace: float = 0.0) -> tuple[str, ...]:
+        """Ends the agent: takes no more requests, lets those accepted finish for a while, cancels the rest, saves.
+
+        Args:
+            grace: how long those accepted may take, in seconds; ``math.inf`` for as long as they take.
+
+        Returns:
+            The ids of the requests that were cancelled.
+
+        Raises:
+            AgentDeadlockError: a request of its own asks for it.
+        """
+        owner = self._here()
+        self._check_outside()
+        self._close("is being stopped; start a new one")
+        left: tuple[str, ...] = ()
+        try:
+            with anyio.move_on_after(grace):
+                await owner.wait_ended()
+        finally:
+            left = tuple(request.id for request in owner.registry)
+            owner.abort("the agent was stopped")
+        await owner.wait_ended()
+        return left
+
+    async def drain(self) -> None:
+        """Takes no more requests, waits until all that were accepted have ended, and ends the agent.
+
+        Raises:
+            AgentDeadlockError: a request of its own asks for it.
+        """
+        await self.stop(grace=float("inf"))
+
+    async def awake(self, name: str) -> Agent:  # noqa: ARG002  as a supervisor does
+        """Itself."""
+        return self
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    async def chat(self, prompt: str | Block | Sequence[Block] | Message, *, request_id: str | None = None) -> Result:
+        """Sends a message and waits until the model is done; it queues like any other request.
+
+        Whoever is cancelled while waiting here cancels the request that he made, and nothing else.
+
+        Args:
+            prompt: the user's words.
+            request_id: an id of yours. One that is known already, with the same message, isn't run again: its result is given.
+
+        Returns:
+            The result, with status ``completed`` or ``max_turns``.
+
+        Raises:
+            RunError: the request failed or was halted.
+            RequestCancelledError: somebody cancelled it.
+            AgentBusyError, QueueFullError, AgentClosedError, RequestConflictError: it wasn't accepted.
+            AgentDeadlockError: a request of this agent asks for it, and would wait for itself.
+            ConfigurationError, HistoryError: the prompt is no prompt.
+        """
+        self._check_outside()
+        request, new = self._submit(prompt, request_id)
+        try:
+            return await request.outcome()
+        except anyio.get_cancelled_exc_class():
+            if new:
+                await self._abandon(request)
+            raise
+
+    @asynccontextmanager
+    async def stream_chat(
+        self, prompt: str | Block | Sequence[Block] | Message, *, request_id: str | None = None
+    ) -> AsyncIterator[RunStream]:
+        """Sends a message and lets you watch its request; takes what `chat` takes.
+
+        Leaving the block before the end cancels the request. A reader that falls behind by thousands of envelopes doesn't hold
+        the agent up: it misses some, and is told by a ``lagged`` envelope.
+
+        Returns:
+            A context manager that gives a `RunStream`, as `alloy.stream` does.
+
+        Raises:
+            AgentError, ConfigurationError, HistoryError: on entering, as from `chat`.
+            RunError: from iterating, at the end of a request that failed or was halted.
+        """
+        owner = self._here()
+        self._check_outside()
+        request, new = self._submit(prompt, request_id)
+        try:
+            events = subscribe(owner.bus, owner.topic, request_id=request.id, buffer=STREAM_BUFFER, agent=self.name)
+            async with events:
+                yield RunStream(request, events, lambda: self._cancel(request))
+        finally:
+            if new:
+                await self._abandon(request)
+
+    async def send_message(
+        self, prompt: str | Block | Sequence[Block] | Message, *, request_id: str | None = None
+    ) -> str:
+        """Sends a message and returns at once; the request runs when its turn has come.
+
+        Args:
+            prompt: the user's words.
+            request_id: an id of yours. One that is known already, with the same message, isn't run again.
+
+        Returns:
+            The request's id, for `result`, `cancel_request` and `subscribe`.
+
+        Raises:
+            AgentBusyError: something runs, and nothing may wait (`max_pending=0`).
+            QueueFullError: as many requests wait as may.
+            AgentClosedError: the agent takes no more requests.
+            RequestConflictError: another message had this id.
+            ConfigurationError, HistoryError: the prompt is no prompt.
+        """
+        request, _ = self._submit(prompt, request_id)
+        await checkpoint()
+        return request.id
+
+    async def result(self, request_id: str) -> Result:
+        """Waits until a request has ended.
+
+        Returns:
+            Its result, with status ``completed`` or ``max_turns``.
+
+        Raises:
+            RunError: it failed or was halted.
+            RequestCancelledError: it was cancelled.
+            UnknownRequestError: there is no such request, or it ended so long ago that it isn't remembered.
+            AgentDeadlockError: a request of this agent asks for one that can't end before it.
+        """
+        request = self._here().registry.find(request_id)
+        if request.result is None:
+            self._check_outside()
+        return await request.outcome()
+
+    async def cancel_request(self, request_id: str, reason: str = "asked for") -> None:
+        """Cancels a request, whether it waits or runs, and returns at once; work done so far stays in the history.
+
+        Args:
+            request_id: which one.
+            reason: why, for those who watch.
+
+        Raises:
+            UnknownRequestError: there is no such request.
+            RequestSettledError: it has ended.
+        """
+        owner = self._here()
+        owner.cancel(owner.registry.find(request_id), reason)
+        await checkpoint()
+
+    def subscribe(
+        self,
+        *,
+        request_id: str | None = None,
+        events: Collection[EventName] | None = None,
+        after: int | None = None,
+        buffer: int = 1024,
+    ) -> Subscription:
+        """The agent's envelopes: ``async with agent.subscribe() as envelopes``, and iterate.
+
+        Args:
+            request_id: only those of this request, from its beginning; it ends after its ``response``.
+            events: only those of these names.
+            after: go on after the envelope of this `seq`, without a gap; 0 for all that is kept.
+            buffer: how many envelopes a slow reader may be behind until it misses some, which a ``lagged`` envelope tells.
+
+        Raises:
+            InvalidOptionError: an argument can't be.
+            CursorError: on entering, if what came after the cursor isn't kept any more.
+        """
+        owner = self._here()
+        if request_id is not None:
+            owner.registry.find(request_id)
+        return subscribe(
+            owner.bus,
+            owner.topic,
+            request_id=request_id,
+            events=events,
+            after=after,
+            buffer=buffer,
+            agent=self.name,
+        )
+
+    # --- questions, which never wait ----------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._owner.name
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation as of now, also while a request runs; it can be sent as it is."""
+        return tuple(self._here().history.messages)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all its requests, the running one's included."""
+        owner = self._here()
+        return owner.usage + (owner.run.usage if owner.run is not None else Usage())
+
+    def health(self) -> Health:
+        """How it is."""
+        owner = self._here()
+        return Health(
+            name=self.name,
+            state=self._state(),
+            running=owner.running.id if owner.running is not None else None,
+            pending=owner.inbox.pending,
+            messages=len(owner.history.messages),
+            crashes=owner.crashes,
+            unsaved=owner.unsaved,
+            error=owner.error,
+        )
+
+    def export_session(self) -> Session:
+        """The session as of now, to be kept or to start another agent from."""
+        return self._here().session()
+
+    # --- changes, which take their turn -------------------------------------------------------------------------------
+
+    async def reset(self) -> None:
+        """Begins the conversation anew, with the `messages` of its options; its usage goes on.
+
+        It takes its turn in the inbox: requests accepted before still have the old conversation, those after it the new one. It
+        returns at once while a request runs or waits, and otherwise when it is done.
+        """
+        await self._change(self._here().reset)
+
+    async def set_model(self, provider: Provider | str) -> None:
+        """Goes on with another provider or model; takes its turn as `reset` does.
+
+        Args:
+            provider: a provider object or ``"vendor:model"``.
+
+        Raises:
+            ConfigurationError: there is no such provider, or no key.
+        """
+        owner = self._here()
+        config = owner.config.with_options(provider=provider)
+        new = build_provider(config)
+        await self._change(lambda: owner.use(config, new))
+
+    # --- the rest -----------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"Agent(name={self.name!r}, state={self._state()!r}, provider={self._owner.provider.name!r})"
+
+    def _here(self) -> Owner:
+        """The owner, for whoever is on its event loop."""
+        owner = self._owner
+        if owner.loop is None:
+            raise AgentClosedError(self.name, "isn't running; enter it with 'async with'")
+        if asyncio._get_running_loop() is not owner.loop:  # noqa: SLF001  the only way to ask that doesn't raise
+            raise WrongEventLoopError(self.name)
+        return owner
+
+    def _submit(
+        self, prompt: str | Block | Sequence[Block] | Message, request_id: str | None
+    ) -> tuple[AgentRequest, bool]:
+        owner = self._here()
+        return owner.submit(prompt, uuid4().hex if request_id is None else checked_name("request_id", request_id))
+
+    def _check_outside(self) -> None:
+        if self._owner in inside.get():
+            raise AgentDeadlockError(self.name)
+
+    def _cancel(self, request: AgentRequest) -> None:
+        owner = self._owner
+        if request.result is None and not (owner.running is request and owner.run is not None and owner.run.ending):
+            owner.cancel(request, "its caller left")
+
+    async def _abandon(self, request: AgentRequest) -> None:
+        """Cancels a request whose caller has gone, and waits a little for its end."""
+        if request.result is None:
+            self._cancel(request)
+            await last_words(request.wait, within=GOODBYE)
+
+    async def _change(self, apply: Callable[[], None]) -> None:
+        inbox = self._owner.inbox
+        idle = inbox.idle
+        change = Change(apply)
+        inbox.put(change)
+        if idle:
+            await change.done.wait()
+        else:
+            await checkpoint()
+
+    def _close(self, why: str) -> None:
+        self._owner.close(lambda: AgentClosedError(self.name, why))
+
+    def _state(self) -> AgentState:
+        owner = self._owner
+        if owner.state != "running":
+            return owner.state
+        if owner.inbox.closed is not None:
+            return "closing"
+        return "idle" if owner.inbox.idle else "busy"
+
+
+def _whole(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidOptionError(name, "a whole number of at least 1", value)
+    return value

@@ -1,0 +1,488 @@
+"""What one task does for an agent: it takes requests out of the inbox, runs them one after the other, and saves.
+
+Nothing else changes the agent's state. Other tasks put something into the inbox, or cancel a request's scope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import logging
+import time
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import anyio
+
+from alloy._tasks import last_words
+from alloy.agents.inbox import Inbox
+from alloy.agents.registry import AgentRequest, Registry
+from alloy.errors import (
+    AgentClosedError,
+    AgentCrashedError,
+    AgentError,
+    AgentQuarantinedError,
+    RequestSettledError,
+    SessionConflictError,
+    SessionError,
+)
+from alloy.events import Emitter
+from alloy.loop.middleware import Middleware
+from alloy.loop.run import build_provider, guarded_sink
+from alloy.loop.turns import History, Loop, announce, checked_prompt
+from alloy.messages import messages_to_json
+from alloy.providers.base import held
+from alloy.result import Result
+from alloy.sessions import Session
+from alloy.usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from alloy.agents.bus import Bus
+    from alloy.events import Envelope
+    from alloy.loop.config import Config
+    from alloy.loop.middleware import RunContext
+    from alloy.messages import Message
+    from alloy.providers.base import Provider
+    from alloy.sessions import SessionStore
+
+__all__ = ["Owner", "OwnerState", "Watching", "inside"]
+
+OwnerState: TypeAlias = Literal["new", "starting", "running", "restarting", "closed"]
+
+SAVING = 10.0  # seconds for the last save
+GOODBYE = 5.0  # seconds for on_shutdown
+LIFE = 1_000_000_000
+"""How many envelope numbers each life of a saved agent has, so that no number is given twice after the process has crashed."""
+POISONOUS = 3  # crashes until a message isn't tried again
+
+inside: ContextVar[frozenset[object]] = ContextVar("alloy_inside", default=frozenset())
+"""The agents in whose requests the current task runs."""
+
+_log = logging.getLogger("alloy")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Watching:
+    """What an agent is connected with.
+
+    Attributes:
+        bus: where its envelopes go, and messages come from.
+        topics: the topics it listens to.
+        store: where its session is saved.
+        on_shutdown: called with the session when the agent has ended.
+    """
+
+    bus: Bus
+    topics: tuple[str, ...] = ()
+    store: SessionStore | None = None
+    on_shutdown: Callable[[Session], Awaitable[object]] | None = None
+
+
+class Owner:
+    """An agent's state, and the routine that changes it.
+
+    Args:
+        name: the agent's name.
+        config: how it runs its requests.
+        watching: what it is connected with.
+        remember: how many settled requests are remembered.
+    """
+
+    __slots__ = (
+        "_detach",
+        "_ended",
+        "_held",
+        "_held_provider",
+        "_numbers",
+        "_on_event",
+        "_poison",
+        "_reset_to",
+        "_session",
+        "_watching",
+        "config",
+        "crashes",
+        "error",
+        "history",
+        "inbox",
+        "loop",
+        "name",
+        "provider",
+        "registry",
+        "run",
+        "running",
+        "scope",
+        "seq",
+        "state",
+        "unsaved",
+        "usage",
+    )
+
+    def __init__(self, name: str, config: Config, watching: Watching, *, remember: int) -> None:
+        self.name = name
+        self.provider: Provider = build_provider(config)
+        self._watching = watching
+        self._reset_to = config.messages
+        if watching.store is not None:
+            config = config.with_options(middleware=(*config.middleware, _Saves(self)))
+        self.config = config
+        self._on_event = guarded_sink(config.on_event)
+        self.inbox = Inbox(name, config.max_pending)
+        self.registry = Registry(name, remember)
+        self.history = History(config.messages, None)
+        self.usage = Usage()
+        self.seq = 0
+        self._numbers = itertools.count(1)
+        self._session: Session | None = None
+        self._poison: dict[bytes, tuple[int, BaseException]] | None = None
+        self._detach: list[Callable[[], None]] = []
+        self._held: AsyncExitStack | None = None
+        self._held_provider: Provider | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.scope: anyio.CancelScope | None = None
+        self._ended: anyio.Event | None = None
+        self.running: AgentRequest | None = None
+        self.run: Loop | None = None
+        self.state: OwnerState = "new"
+        self.unsaved = False
+        self.crashes = 0
+        self.error: BaseException | None = None
+
+    @property
+    def topic(self) -> str:
+        """Where its envelopes are published."""
+        return f"agent/{self.name}"
+
+    @property
+    def bus(self) -> Bus:
+        """What its envelopes are published on."""
+        return self._watching.bus
+
+    @property
+    def store(self) -> SessionStore | None:
+        """Where its session is saved."""
+        return self._watching.store
+
+    # --- from other tasks: deciding, at once --------------------------------------------------------------------------
+
+    def submit(self, prompt: Any, request_id: str) -> tuple[AgentRequest, bool]:
+        """Accepts a message, or says why not.
+
+        Returns:
+            The request, and whether it is new.
+
+        Raises:
+            AgentError: it isn't accepted.
+            ConfigurationError: the prompt is no prompt.
+            HistoryError: likewise.
+        """
+        message = checked_prompt(prompt)
+        if (known := self.registry.known(request_id, message)) is not None:
+            return known, False
+        if self._poison:
+            self._check_poison(message)
+        events = Emitter(request_id, self._publish, agent_id=self.name, numbers=self._numbers)
+        request = AgentRequest(message, events, inside.get())
+        before = self.inbox.offer(request)
+        self.registry.add(request)
+        if before:
+            events.emit("request_queued", position=before)
+        return request, True
+
+    def cancel(self, request: AgentRequest, reason: str) -> None:
+        """Cancels a request that runs, or ends one that waits.
+
+        Raises:
+            RequestSettledError: it has ended, or is about to.
+        """
+        if request.result is not None:
+            raise RequestSettledError(self.name, request.id, request.result.status)
+        if request is not self.running:
+            self.inbox.remove(request)
+            request.events.emit("request_cancelled", reason=reason)
+            self._settle_unrun(request, "cancelled")
+        elif self.run is not None and self.run.ending:
+            raise RequestSettledError(self.name, request.id, "it ends at this moment")
+        elif not request.scope.cancel_called:
+            request.scope.cancel()
+            request.events.emit("request_cancelled", reason=reason)
+
+    def close(self, why: Callable[[], AgentClosedError]) -> None:
+        """Accepts nothing from here on; what was accepted goes on."""
+        if self.inbox.closed is None:
+            self.inbox.close(why)
+
+    def abort(self, reason: str) -> None:
+        """Cancels everything that was accepted, and ends."""
+        for request in self.registry:
+            with contextlib.suppress(RequestSettledError):
+                self.cancel(request, reason)
+        if self.scope is not None:
+            self.scope.cancel()
+
+    async def wait_ended(self) -> None:
+        """Waits until the agent has ended."""
+        while self.state != "closed":
+            self._ended = self._ended or anyio.Event()
+            await self._ended.wait()
+
+    def session(self) -> Session:
+        """The session as of now."""
+        return self._session_of(self.history.messages, self.usage + (self.run.usage if self.run else Usage()))
+
+    def emit(self, kind: str, request_id: str = "", **data: Any) -> None:
+        """Tells of something that befalls the agent."""
+        events = Emitter(request_id, self._publish, agent_id=self.name, numbers=self._numbers)
+        events.emit("runtime_event", kind=kind, **data)
+
+    # --- the owner's task: doing --------------------------------------------------------------------------------------
+
+    async def serve(self, started: Callable[[], None]) -> None:
+        """Runs the agent until it is closed and has nothing left to do, or is aborted.
+
+        Args:
+            started: called when it is ready.
+
+        Raises:
+            SessionError: the saved session can't be read.
+            AgentCrashedError: something broke that wasn't a request's own fault; requests that wait are still there.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.state = "starting"
+        try:
+            with anyio.CancelScope() as self.scope:
+                await self._load()
+                self._listen()
+                self.state = "running"
+                started()
+                await self._work()
+        except (SessionError, AgentCrashedError) as error:
+            self._crashed(error)
+            raise
+        except Exception as error:
+            self._crashed(error)
+            raise AgentCrashedError(self.name, error) from error
+
+    async def _work(self) -> None:
+        async with AsyncExitStack() as self._held:
+            self._held_provider = None
+            while (item := await self.inbox.take()) is not None:
+                if isinstance(item, AgentRequest):
+                    try:
+                        await self._answer(item)
+                    finally:
+                        self.inbox.done()
+                else:
+                    item.apply()
+                    await self._save_quietly()
+                    item.done.set()
+
+    async def _answer(self, request: AgentRequest) -> None:
+        await self._hold()
+        if request.result is not None:
+            return  # cancelled meanwhile
+        self.history.say(request.message)
+        self.running = request
+        self.run = run = Loop(self.config, self.provider, self.history, request.events)
+        request.state = "running"
+        crashes: list[BaseException] = []
+        try:
+            with request.scope:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._execute, run, request, crashes)
+        finally:
+            self.running = self.run = None
+            if request.result is None:
+                self._settle_unrun(request, "failed" if crashes else "cancelled", crashes[0] if crashes else None)
+        if crashes:
+            self._remember_poison(request.message, crashes[0])
+            if isinstance(crashes[0], KeyboardInterrupt):
+                raise crashes[0]
+            raise AgentCrashedError(self.name, crashes[0])
+
+    async def _execute(self, run: Loop, request: AgentRequest, crashes: list[BaseException]) -> None:
+        inside.set(request.inside | {self})
+        try:
+            await run.execute()
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001  the agent's crash, not the event loop's: raised by the owner
+            crashes.append(error)
+
+    async def _hold(self) -> None:
+        """Keeps what the provider needs from one request to the next, such as its connections."""
+        if self._held is None or self._held_provider is self.provider:
+            return
+        await self._held.aclose()
+        with contextlib.suppress(Exception):  # the run meets the same error, and tells of it
+            await self._held.enter_async_context(held(self.provider))
+        self._held_provider = self.provider
+
+    def _publish(self, envelope: Envelope) -> None:
+        """Numbers that were given out stay; the end of the request that runs is settled together with its last envelope."""
+        self.seq = envelope.seq
+        if envelope.event == "response" and self.running is not None and self.run is not None:
+            self._settle(self.running, self.run)
+        self.bus.publish(self.topic, envelope)
+        if self._on_event is not None:
+            self._on_event(envelope)
+
+    def _settle(self, request: AgentRequest, run: Loop) -> None:
+        if run.result is None:
+            return  # it is another request's end, which never ran
+        self.usage += run.result.usage
+        self.inbox.done()
+        self.registry.settle(request, run.result)
+        self.running = self.run = None
+
+    def _settle_unrun(
+        self, request: AgentRequest, status: Literal["cancelled", "failed"], error: BaseException | None = None
+    ) -> None:
+        messages = tuple(self.history.messages)
+        result = Result(status=status, messages=messages, error=error, request_id=request.id)
+        self.registry.settle(request, result)
+        announce(request.events, result, request.events.seq, time.perf_counter())
+
+    # --- what survives ------------------------------------------------------------------------------------------------
+
+    async def _load(self) -> None:
+        """Takes up the saved session, unless what is in memory is that one, or newer."""
+        if self.store is None:
+            return
+        saved = await self.store.load(self.name)
+        if saved is None or (self._session is not None and saved.revision == self._session.revision):
+            return
+        self._session = saved
+        self.history = History(saved.messages, None)
+        self.usage = saved.usage
+        self.unsaved = False
+        self.seq = max(self.bus.newest(self.topic), self.seq) or (saved.seq // LIFE + 1) * LIFE
+        self._numbers = itertools.count(self.seq + 1)
+
+    async def save(self, messages: Sequence[Message], usage: Usage) -> None:
+        """Saves the conversation, if there is a store.
+
+        Raises:
+            SessionError: it can't be saved.
+        """
+        if self.store is None:
+            return
+        self.unsaved = True
+        self._session = await self.store.save(self._session_of(messages, usage))
+        self.unsaved = False
+
+    async def _save_quietly(self) -> None:
+        try:
+            await self.save(self.history.messages, self.usage)
+        except SessionError as error:
+            self.not_saved(error)
+
+    def not_saved(self, error: SessionError) -> None:
+        """Tells that the session wasn't saved; it will be tried again after the next request, and at the end."""
+        self.error = error
+        _log.error("agent %r: %s", self.name, error)
+        self.emit("session_not_saved", reason=str(error))
+        if isinstance(error, SessionConflictError) and self.scope is not None:
+            self.close(lambda: AgentClosedError(self.name, "has lost its session to another process; start a new one"))
+
+    def _session_of(self, messages: Iterable[Message], usage: Usage) -> Session:
+        session = self._session or Session(id=self.name)
+        return dataclasses.replace(session, messages=tuple(messages), usage=usage, seq=self.seq)
+
+    # --- crashes and the end ------------------------------------------------------------------------------------------
+
+    def _crashed(self, error: BaseException) -> None:
+        self.crashes += 1
+        self.error = error
+        self.state = "restarting"
+
+    def _check_poison(self, message: Message) -> None:
+        count, cause = (self._poison or {}).get(_fingerprint(message), (0, None))
+        if count >= POISONOUS and cause is not None:
+            why = f"won't run this message again, which has crashed it {count} times"
+            raise AgentQuarantinedError(self.name, cause, why)
+
+    def _remember_poison(self, message: Message, cause: BaseException) -> None:
+        self._poison = self._poison or {}
+        key = _fingerprint(message)
+        self._poison[key] = (self._poison.get(key, (0, None))[0] + 1, cause)
+
+    def _listen(self) -> None:
+        if not self._detach:
+            self._detach = [self.bus.attach(topic, self._hear) for topic in self._watching.topics]
+
+    def _hear(self, envelope: Envelope) -> None:
+        """Takes a message from a topic into the inbox, or tells why not."""
+        if envelope.event != "message":
+            return
+        try:
+            self.submit(envelope.payload["text"], envelope.correlation_id)
+        except AgentError as error:
+            _log.warning("a message was refused: %s", error)
+            self.emit("message_refused", envelope.correlation_id, reason=str(error), error=type(error).__name__)
+
+    async def finish(self, *, sleep: bool = False) -> None:
+        """Ends what is left: requests that never ran, the last save, `on_shutdown`.
+
+        Args:
+            sleep: whether it will be started again, so that those who watch go on watching.
+        """
+        self.close(lambda: AgentClosedError(self.name))
+        for detach in self._detach:
+            detach()
+        self._detach = []
+        for request in self.registry:
+            self._settle_unrun(request, "failed" if self.state == "restarting" else "cancelled", self.error)
+        while (change := self.inbox.leftover()) is not None:
+            change.apply()
+            change.done.set()
+            self.unsaved = self.store is not None
+        if self.unsaved:
+            await last_words(self._save_quietly, within=SAVING)
+        if (say_goodbye := self._watching.on_shutdown) is not None:
+            await last_words(lambda: self._say(say_goodbye), within=GOODBYE)
+        self.state = "closed"
+        if sleep:
+            self.bus.forget(self.topic)
+        else:
+            self.bus.close(self.topic)
+        if self._ended is not None:
+            self._ended.set()
+
+    async def _say(self, goodbye: Callable[[Session], Awaitable[object]]) -> None:
+        try:
+            await goodbye(self.session())
+        except Exception:  # noqa: BLE001  the agent has ended, and this is logged
+            _log.exception("on_shutdown of agent %r failed", self.name)
+
+    # --- changes between requests -------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Begins the conversation anew."""
+        self.history = History(self._reset_to, None)
+
+    def use(self, config: Config, provider: Provider) -> None:
+        """Goes on with another provider."""
+        self.config, self.provider = config, provider
+
+
+class _Saves(Middleware):
+    """Saves the session before a request's end is told."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+
+    async def session_end(self, result: Result, run: RunContext) -> None:  # noqa: ARG002  the hook's signature
+        try:
+            await self._owner.save(result.messages, self._owner.usage + result.usage)
+        except SessionError as error:
+            self._owner.not_saved(error)
+
+
+def _fingerprint(message: Message) -> bytes:
+    return hashlib.sha256(messages_to_json([message])).digest()
