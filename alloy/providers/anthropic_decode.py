@@ -28,7 +28,7 @@ from alloy.providers.errors import error_from_document
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from alloy.messages import Block
     from alloy.providers.base import Delta
@@ -105,14 +105,19 @@ class AnthropicDecoder:
 
     # --- what the transport calls ------------------------------------------------------------------------------------
 
-    def feed(self, event: ServerEvent) -> Iterator[Delta]:
+    def feed(self, event: ServerEvent) -> Iterable[Delta]:
         """Takes the stream's next event."""
         data = event.data.strip()
         if self.done or not data or data == "[DONE]":  # other hosts send that after the end
-            return
+            return ()
         document = event.json()
         if not isinstance(document, dict) or event.event == "error":
             raise _failed(document)
+        if document.get("type") == "content_block_delta":  # nearly every event
+            return self._grow(document.get("index"), _dict(document.get("delta")))
+        return self._event(document)
+
+    def _event(self, document: Mapping[str, Any]) -> Iterator[Delta]:
         match document.get("type"):
             case "message_start":
                 message = _dict(document.get("message"))
@@ -121,8 +126,6 @@ class AnthropicDecoder:
                     yield from self._begin(index, block)
             case "content_block_start":
                 yield from self._begin(document.get("index"), _dict(document.get("content_block")))
-            case "content_block_delta":
-                yield from self._grow(document.get("index"), _dict(document.get("delta")))
             case "message_delta":
                 self._take(_dict(document.get("delta")) | {"usage": document.get("usage")})
             case "message_stop":
@@ -175,41 +178,45 @@ class AnthropicDecoder:
             case _:
                 pass
 
-    def _grow(self, index: Any, delta: Mapping[str, Any]) -> Iterator[Delta]:
+    def _grow(self, index: Any, delta: dict[str, Any]) -> Sequence[Delta]:
         part = self._by_index.get(_index(index))
         if part is None:
             raise ProviderError("the stream holds a piece of a block that never began", kind="server_error")
-        match part.block.get("type"), delta:
-            case "text", {"type": "text_delta", "text": str(text)}:
-                yield from self._said(part, text)
-            case "thinking", {"type": "thinking_delta", "thinking": str(text)}:
-                yield from self._thought(part, text)
-            case _, {"type": "signature_delta", "signature": signature}:
+        kind = (part.block.get("type"), delta.get("type"))
+        if kind == ("text", "text_delta") and isinstance(text := delta.get("text"), str):
+            return self._said(part, text)
+        if kind == ("thinking", "thinking_delta") and isinstance(text := delta.get("thinking"), str):
+            return self._thought(part, text)
+        match delta:
+            case {"type": "signature_delta", "signature": signature}:
                 part.block["signature"] = signature
-            case _, {"type": "citations_delta", "citation": citation}:
+            case {"type": "citations_delta", "citation": citation}:
                 _merge(part.block, {"citations": [citation]})
-            case _, {"type": "input_json_delta", "partial_json": str(text)}:
+            case {"type": "input_json_delta", "partial_json": str(text)}:
                 part.pieces.append(text)
                 if part.call and text:
-                    yield ToolCallDelta(*part.call, str(part.block.get("name") or ""), text)
+                    return (ToolCallDelta(*part.call, str(part.block.get("name") or ""), text),)
             case _:
                 _merge(part.block, delta)
+        return ()
 
-    def _said(self, part: _Part, text: str) -> Iterator[Delta]:
+    def _said(self, part: _Part, text: str) -> Sequence[Delta]:
         """Text; blanks are held back until something follows them, since the API takes no blank text back."""
         if not part.pieces:
             text = part.blank + text
             if not text.strip():
                 part.blank = text
-                return
-        if text:
-            part.pieces.append(text)
-            yield TextDelta(text)
+                return ()
+        if not text:
+            return ()
+        part.pieces.append(text)
+        return (TextDelta(text),)
 
-    def _thought(self, part: _Part, text: str) -> Iterator[Delta]:
-        if text:
-            part.pieces.append(text)
-            yield ThinkingDelta(text)
+    def _thought(self, part: _Part, text: str) -> Sequence[Delta]:
+        if not text:
+            return ()
+        part.pieces.append(text)
+        return (ThinkingDelta(text),)
 
     # --- the whole ---------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from alloy.providers.errors import error_from_document
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from alloy.errors import ErrorKind
     from alloy.messages import Block
@@ -56,6 +56,7 @@ _STOP_REASONS: Mapping[str, StopReason] = {
     "tool_use": "tool_use",
 }
 _FAILURES = frozenset({"error", "insufficient_system_resource", "network_error"})
+_PLAIN = frozenset({"content", "role"})
 _KEPT_FIELDS = ("extra_content", "thought_signature")
 _CALL_FIELDS = frozenset({"id", "type", "index", "function"})
 _LOOKED_AT = 16 * 1024 * 1024
@@ -169,10 +170,10 @@ class ChatDecoder:
 
     # --- what the transport calls ------------------------------------------------------------------------------------
 
-    def feed(self, event: ServerEvent) -> Iterator[Delta]:
+    def feed(self, event: ServerEvent) -> Iterable[Delta]:
         """Takes the stream's next event."""
         if self.done:
-            return
+            return ()
         for line in event.unknown:
             _raise_stray_error(line)
         data = event.data.strip()
@@ -182,7 +183,8 @@ class ChatDecoder:
             chunk = event.json()
             if event.event == "error" or not isinstance(chunk, dict):
                 raise _failed(chunk)
-            yield from self._chunk(chunk)
+            return self._chunk(chunk)
+        return ()
 
     def end(self) -> Completion:
         """Takes the stream's end."""
@@ -200,35 +202,43 @@ class ChatDecoder:
         choice = next(_dicts(document["choices"]), {})
         message = _dict(choice.get("message"))
         calls = [call | {"index": index} for index, call in enumerate(_dicts(message.get("tool_calls")))]
-        for _ in self._chunk(document | {"choices": [choice | {"delta": message | {"tool_calls": calls}}]}):
-            pass  # nobody watches
+        self._chunk(document | {"choices": [choice | {"delta": message | {"tool_calls": calls}}]})
         return self._completion()
 
     # --- pieces ------------------------------------------------------------------------------------------------------
 
-    def _chunk(self, chunk: Mapping[str, Any]) -> Iterator[Delta]:
+    def _chunk(self, chunk: Mapping[str, Any]) -> Sequence[Delta]:
         if chunk.get("error") or chunk.get("object") == "error" or chunk.get("type") == "error":
             raise _failed(chunk)
         self._model = str(chunk.get("model") or self._model)[:200]
-        groq = _dict(chunk.get("x_groq"))
-        if groq.get("error"):
-            raise _failed(groq)
-        self._take_usage(groq.get("usage"))
+        if groq := _dict(chunk.get("x_groq")):
+            if groq.get("error"):
+                raise _failed(groq)
+            self._take_usage(groq.get("usage"))
         self._take_usage(chunk.get("usage"))
         for name in ("citations", "search_results"):
             if chunk.get(name):
                 self._text_extra[name] = chunk[name]
+        deltas: list[Delta] = []
         for choice in _dicts(chunk.get("choices")):
-            index = choice.get("index") or 0
-            self._choice = index if self._choice is None else self._choice
-            if index != self._choice:
-                continue
-            if choice.get("error") and choice.get("finish_reason") in (None, "", "error"):
-                raise _failed(choice)
-            self._take_usage(choice.get("usage"))
-            whole = None if self._text or self._calls else choice.get("message")
-            yield from self._delta(_dict(choice.get("delta") or whole))
-            self._finish = choice.get("finish_reason") or self._finish
+            deltas += self._take_choice(choice)
+        return deltas
+
+    def _take_choice(self, choice: Mapping[str, Any]) -> Iterable[Delta]:
+        index = choice.get("index") or 0
+        self._choice = index if self._choice is None else self._choice
+        if index != self._choice:
+            return ()
+        finish = choice.get("finish_reason")
+        if choice.get("error") and finish in (None, "", "error"):
+            raise _failed(choice)
+        self._take_usage(choice.get("usage"))
+        self._finish = finish or self._finish
+        delta = _dict(choice.get("delta") or (not (self._text or self._calls) and choice.get("message")))
+        content = delta.get("content")
+        if isinstance(content, str) and delta.keys() <= _PLAIN:  # nearly every chunk
+            return self._said(content)
+        return self._delta(delta)
 
     def _take_usage(self, usage: Any) -> None:
         if isinstance(usage, dict) and usage:
@@ -252,16 +262,15 @@ class ChatDecoder:
             yield from self._call({"index": "function_call", "function": legacy})
         yield from self._extras(delta)
 
-    def _said(self, text: str) -> Iterator[Delta]:
+    def _said(self, text: str) -> Sequence[Delta]:
         """Text; blanks are held back until something follows them, since a blank text is none."""
         if not self._text:
             if not text.strip():
                 self._blank.append(text)
-                return
+                return ()
             text = "".join((*self._blank, text))
-        if text:
-            self._text.append(text)
-            yield TextDelta(text)
+        self._text.append(text)
+        return (TextDelta(text),) if text else ()
 
     def _thought(self, text: str, name: str) -> Iterator[Delta]:
         if text:

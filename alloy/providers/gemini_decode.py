@@ -29,7 +29,7 @@ from alloy.providers.gemini_args import Arguments
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from alloy.errors import ErrorKind
     from alloy.messages import Block, MediaBlock
@@ -56,6 +56,7 @@ _FAILURES: Mapping[str, ErrorKind] = {
     "UNEXPECTED_TOOL_CALL": "server_error",
     "MISSING_THOUGHT_SIGNATURE": "invalid_request",
 }
+_PROSE = frozenset({"text", "thought"})
 _SOURCES = ("groundingMetadata", "urlContextMetadata", "citationMetadata", "logprobsResult")
 _MEDIA: Mapping[str, type[MediaBlock]] = {"image": ImageBlock, "audio": AudioBlock, "video": VideoBlock}
 
@@ -65,17 +66,23 @@ class _Prose:
 
     def __init__(self, *, thought: bool) -> None:
         self.thought = thought
-        self.text = ""
+        self._pieces: list[str] = []
         self._blank = ""
 
-    def add(self, text: str) -> Iterator[Delta]:
+    def add(self, text: str) -> Sequence[Delta]:
         """Takes a piece; blank ones count only if something follows."""
-        if not self.text and not text.strip():
-            self._blank += text
-            return
-        text, self._blank = self._blank + text, ""
-        self.text += text
-        yield ThinkingDelta(text) if self.thought else TextDelta(text)
+        if not self._pieces:
+            if not text.strip():
+                self._blank += text
+                return ()
+            text = self._blank + text
+        self._pieces.append(text)
+        return (ThinkingDelta(text) if self.thought else TextDelta(text),)
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self._pieces)
 
 
 class _Call:
@@ -128,12 +135,13 @@ class GeminiDecoder:
 
     # --- what the transport calls ------------------------------------------------------------------------------------
 
-    def feed(self, event: ServerEvent) -> Iterator[Delta]:
+    def feed(self, event: ServerEvent) -> Iterable[Delta]:
         """Takes the stream's next event."""
         if event.data.strip():
-            yield from self._chunks(event.json())
-        elif event.unknown and event.unknown[0].lstrip()[:1] in ("[", "{"):
-            yield from self._chunks(_bare(event.unknown))
+            return self._chunks(event.json())
+        if event.unknown and event.unknown[0].lstrip()[:1] in ("[", "{"):
+            return self._chunks(_bare(event.unknown))
+        return ()
 
     def end(self) -> Completion:
         """Takes the stream's end."""
@@ -160,8 +168,7 @@ class GeminiDecoder:
                 raise _failed(chunk)
             self._model = str(chunk.get("modelVersion") or self._model).removeprefix("models/")[:200]
             self._usage |= _dict(chunk.get("usageMetadata"))
-            feedback = _dict(chunk.get("promptFeedback"))
-            if feedback.get("blockReason"):
+            if (feedback := _dict(chunk.get("promptFeedback"))).get("blockReason"):
                 self._block_reason = str(feedback["blockReason"])
                 self._detail = feedback.get("blockReasonMessage") or _blocked(feedback)
             for candidate in _dicts(chunk.get("candidates")):
@@ -171,9 +178,13 @@ class GeminiDecoder:
     def _candidate(self, candidate: Mapping[str, Any]) -> Iterator[Delta]:
         self._answered = True
         for part in _dicts(_dict(candidate.get("content")).get("parts")):
-            if part.get("text") or part.keys() - {"text", "thought"}:
+            text, prose = part.get("text"), part.keys() <= _PROSE
+            if text or not prose:
                 self._finish = None  # it wasn't the end yet
-                yield from self._part(part)
+                if prose and isinstance(text, str):
+                    yield from self._prose(text, thought=bool(part.get("thought")))
+                else:
+                    yield from self._part(part)
         if candidate.get("finishReason"):
             self._finish = str(candidate["finishReason"])
             yield from self._close(complete=self._finish != "MAX_TOKENS")
@@ -183,13 +194,9 @@ class GeminiDecoder:
                 self._sources[name] = self._sources.get(name, {}) | found
 
     def _part(self, part: Mapping[str, Any]) -> Iterator[Delta]:
-        match part:
-            case {"functionCall": dict() as call}:
-                yield from self._call(part, call)
-                return
-            case {"text": str(text)} if not set(part) - {"text", "thought"}:
-                yield from self._prose(text, thought=bool(part.get("thought")))
-                return
+        if isinstance(call := part.get("functionCall"), dict):
+            yield from self._call(part, call)
+            return
         yield from self._close()
         match part:
             case {"text": str(text)}:
@@ -209,12 +216,13 @@ class GeminiDecoder:
             case _:
                 self._blocks.append(RawBlock("part", part))
 
-    def _prose(self, text: str, *, thought: bool) -> Iterator[Delta]:
+    def _prose(self, text: str, *, thought: bool) -> Sequence[Delta]:
         prose = self._open
-        if not isinstance(prose, _Prose) or prose.thought != thought:
-            yield from self._close()
-            prose = self._open = _Prose(thought=thought)
-        yield from prose.add(text)
+        if isinstance(prose, _Prose) and prose.thought == thought:
+            return prose.add(text)
+        ended = tuple(self._close())
+        prose = self._open = _Prose(thought=thought)
+        return (*ended, *prose.add(text))
 
     def _signed(self, part: Mapping[str, Any], text: str) -> Iterator[Delta]:
         """Text with a signature, which stays apart from other text; blank text is kept as it came."""

@@ -29,7 +29,7 @@ from alloy.providers.openai_items import (
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from alloy.messages import Block
     from alloy.providers.base import Delta
@@ -120,23 +120,20 @@ class ResponsesDecoder:
 
     # --- what the transport calls ------------------------------------------------------------------------------------
 
-    def feed(self, event: ServerEvent) -> Iterator[Delta]:
+    def feed(self, event: ServerEvent) -> Iterable[Delta]:
         """Takes the stream's next event."""
         data = event.data.strip()
         if self.done or not data or data == "[DONE]":
-            return
+            return ()
         document = event.json()
         if not isinstance(document, dict):
             raise _failed(document)
         kind = document.get("type") or ("error" if document.get("error") else event.event)
+        if kind == "response.output_text.delta":  # nearly every event
+            return self._said(self._item(document), str(document.get("delta") or ""))
         if kind == "error":
             raise _failed(document)
-        if kind in _TERMINAL:
-            status = str(kind).removeprefix("response.")
-            yield from self._finish({"status": status} | as_dict(document.get("response")))
-            self.done = True
-        else:
-            yield from self._event(str(kind), document)
+        return self._event(str(kind), document)
 
     def end(self) -> Completion:
         """Takes the stream's end."""
@@ -159,7 +156,7 @@ class ResponsesDecoder:
                 yield from self._begin(document.get("output_index"), as_dict(document.get("item")))
             case "response.output_item.done":
                 yield from self._complete(document)
-            case "response.output_text.delta" | "response.refusal.delta":
+            case "response.refusal.delta":
                 yield from self._said(self._item(document), text)
             case "response.reasoning_summary_text.delta":
                 yield from self._thought(self._item(document), text, ("summary", document.get("summary_index")))
@@ -167,6 +164,10 @@ class ResponsesDecoder:
                 yield from self._thought(self._item(document), text, ("content", document.get("content_index")))
             case "response.function_call_arguments.delta":
                 yield from self._argued(self._item(document), text)
+            case _ if kind in _TERMINAL:
+                status = kind.removeprefix("response.")
+                yield from self._finish({"status": status} | as_dict(document.get("response")))
+                self.done = True
             case _:
                 return  # whatever it tells is in the items, too
 
@@ -191,10 +192,11 @@ class ResponsesDecoder:
 
     def _item(self, document: Mapping[str, Any]) -> _Item | None:
         """The item that an event belongs to: by its place, else by its id, else the latest."""
-        by_id = self._by_id.get(str(document.get("item_id") or as_dict(document.get("item")).get("id") or ""))
         index = document.get("output_index")
-        found = self._by_index.get(index) if isinstance(index, int) else by_id
-        return found or by_id or (self._items[-1] if self._items and index is None else None)
+        if isinstance(index, int) and (found := self._by_index.get(index)):
+            return found
+        by_id = self._by_id.get(str(document.get("item_id") or as_dict(document.get("item")).get("id") or ""))
+        return by_id or (self._items[-1] if self._items and index is None else None)
 
     def _complete(self, document: Mapping[str, Any]) -> Iterator[Delta]:
         fields, item = as_dict(document.get("item")), self._item(document)
@@ -239,7 +241,7 @@ class ResponsesDecoder:
 
     # --- pieces ------------------------------------------------------------------------------------------------------
 
-    def _said(self, item: _Item | None, text: str) -> Iterator[Delta]:
+    def _said(self, item: _Item | None, text: str) -> Sequence[Delta]:
         """Text; blanks are held back until something follows them, since a blank text is none."""
         if item is None:
             raise ProviderError("a text in the stream belongs to no item", kind="server_error")
@@ -247,10 +249,11 @@ class ResponsesDecoder:
             text = item.held + text
             if not text.strip():
                 item.held = text
-                return
-        if text:
-            item.pieces.append(text)
-            yield TextDelta(text)
+                return ()
+        if not text:
+            return ()
+        item.pieces.append(text)
+        return (TextDelta(text),)
 
     def _thought(self, item: _Item | None, text: str, part: tuple[str, Any]) -> Iterator[Delta]:
         if item is None or not text:
