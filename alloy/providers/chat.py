@@ -33,12 +33,14 @@ class ChatSettings(CommonSettings, total=False):
         stop: texts before which to stop.
         seed: makes answers more alike, where supported.
         parallel_tool_calls: whether one answer may call several tools.
+        server_tools: tools that the vendor runs, as the API has them, where it has any.
         response_format: the vendor's object, such as ``{"type": "json_object"}``; else `response_schema`.
     """
 
     stop: Sequence[str]
     seed: int
     parallel_tool_calls: bool
+    server_tools: Sequence[Mapping[str, Any]]
     response_format: Mapping[str, Any]
 
 
@@ -130,6 +132,8 @@ def _fields(compat: Compat, model: str, settings: ChatSettings) -> dict[str, Any
                 fields["tool_choice"] = {"type": "function", "function": {"name": tool}}
             case "response_schema":
                 fields["response_format"] = _format(compat, settings)
+            case "server_tools":
+                fields["tools"] = [dict(tool) for tool in settings["server_tools"]]
             case "extra_body" | "extra_headers":
                 pass
             case _:

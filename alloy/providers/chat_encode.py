@@ -21,6 +21,7 @@ from alloy.messages import (
     ToolUseBlock,
     VideoBlock,
 )
+from alloy.providers.gemini_schema import gemini_schema
 from alloy.providers.memo import Memo
 from alloy.providers.options import ToolMemo, tool_options
 from alloy.providers.strict_schema import OPENAI, strict_schema
@@ -63,7 +64,7 @@ class Encoder:
         self._compat = compat
         self._origin = origin
         self._settings = settings
-        self._tools = ToolMemo(_tool)
+        self._tools = ToolMemo(lambda tool: _tool(tool, compat))
         self._memo: Memo[tuple[_Sent, ...]] = Memo(self._message, size=lambda sent: sum(len(one.json) for one in sent))
 
     def encode(self, request: Request) -> bytes:
@@ -73,11 +74,11 @@ class Encoder:
             ProviderError: something in it that the API can't take (kind ``invalid_request``).
         """
         fields: dict[str, Any] = dict(self._settings)
-        if request.tools:
-            fields["tools"] = self._tools(request.tools)
+        if tools := [*self._tools(request.tools), *fields.get("tools", ())]:
+            fields["tools"] = tools
         else:
-            fields.pop("tool_choice", None)
-            fields.pop("parallel_tool_calls", None)
+            for name in ("tools", "tool_choice", "parallel_tool_calls"):
+                fields.pop(name, None)
         if request.stream:
             fields["stream"] = True
             if self._compat.stream_usage:
@@ -179,12 +180,14 @@ def _content(parts: Sequence[Mapping[str, Any]]) -> Any:
     return list(parts)
 
 
-def _tool(tool: ToolSpec) -> dict[str, Any]:
+def _tool(tool: ToolSpec, compat: Compat) -> dict[str, Any]:
     options = tool_options(tool, "chat_completions")
-    schema = strict_schema(tool.input_schema, OPENAI) if options.get("strict") else None
+    strict = strict_schema(tool.input_schema, OPENAI) if options.get("strict") else None
     if options.get("strict"):
-        options["strict"] = schema is not None
-    function = {"name": tool.name, "description": tool.description, "parameters": schema or tool.input_schema}
+        options["strict"] = strict is not None
+    schema = tool.input_schema if strict is None else strict
+    parameters = schema if compat.references else gemini_schema(schema)
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function | options}
 
 

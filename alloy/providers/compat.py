@@ -41,6 +41,7 @@ class Compat:
         media: whether it takes anything but text.
         video: whether it takes ``video_url``.
         response_schema: whether it takes a JSON schema for the answer.
+        references: whether it takes schemas of tools with references; if not, they are put in place.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Compat:
     media: bool = True
     video: bool = False
     response_schema: bool = True
+    references: bool = True
 
 
 UNKNOWN_HOST = Compat(name="chat_completions", key_required=False, video=True)
@@ -118,6 +120,7 @@ _HOSTS = (
         domains=("api.z.ai", "open.bigmodel.cn"),
         key_variables=("ZAI_API_KEY", "ZHIPUAI_API_KEY"),
         video=True,
+        references=False,
     ),
     Compat(
         name="mistral",

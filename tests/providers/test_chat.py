@@ -275,6 +275,28 @@ def test_tools_are_sent_with_their_options_and_the_choice_only_with_tools():
     assert "tool_choice" not in sent([HI], to=with_choice)
 
 
+def test_tools_that_the_host_runs_go_with_ours():
+    search = {"type": "web_search", "web_search": {"enable": True}}
+    searching = provider("zai", server_tools=[search], tool_choice="auto")
+    body = sent([HI], to=searching, tools=(ToolSpec("t", "T", {"type": "object"}),))
+
+    assert [tool["type"] for tool in body["tools"]] == ["function", "web_search"]
+    assert sent([HI], to=searching)["tools"] == [search]
+    assert sent([HI], to=searching)["tool_choice"] == "auto"
+
+
+def test_a_host_that_takes_no_references_gets_schemas_without():
+    place = {"type": "object", "properties": {"city": {"type": "string"}}}
+    schema = {"type": "object", "properties": {"to": {"$ref": "#/$defs/Place"}}, "$defs": {"Place": place}}
+    tools = (ToolSpec("go", "Goes.", schema),)
+
+    def parameters(host):
+        return sent([HI], to=provider(host), tools=tools)["tools"][0]["function"]["parameters"]
+
+    assert parameters("zai") == {"type": "object", "properties": {"to": place}}
+    assert parameters("openai") == schema
+
+
 def test_a_message_is_encoded_once():
     encoded = []
     memo = Memo(lambda message: encoded.append(message) or b"12345", size=len, limit=12)
