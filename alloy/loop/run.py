@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol, Unpack
 
@@ -15,6 +14,7 @@ from alloy import providers
 from alloy._tasks import background
 from alloy.errors import EmptyPromptError, InvalidOptionError, RunError
 from alloy.events import Emitter, Envelope
+from alloy.loop.channel import Channel
 from alloy.loop.config import Config, Options
 from alloy.loop.turns import History, Loop, checked_prompt
 from alloy.providers.retry import Fallback, Retrying
@@ -80,7 +80,7 @@ async def stream(
         RunError: from iterating, at the end of a run that failed or was halted.
     """
     config = configured(config, options)
-    channel = _Channel(BUFFER)
+    channel = Channel(BUFFER)
     observer = guarded_sink(config.on_event)
     loop = _loop(prompt, config, channel.push if observer is None else both(observer, channel.push), channel)
 
@@ -124,10 +124,7 @@ class RunStream:
     async def __anext__(self) -> Envelope:
         envelope = await self._source.pull()
         if envelope is None:
-            await checkpoint()  # whoever was cancelled along with the run must not take this for its ordinary end
-            result = self._run.result
-            if result is not None:
-                outcome(result)
+            await self._end()
             raise StopAsyncIteration
         return envelope
 
@@ -137,9 +134,16 @@ class RunStream:
         Raises:
             RunError: at the end of a run that failed or was halted.
         """
-        async for envelope in self:
+        pull = self._source.pull
+        while (envelope := await pull()) is not None:
             if envelope.event == "text_delta":
                 yield envelope.payload["text"]
+        await self._end()
+
+    async def _end(self) -> None:
+        await checkpoint()  # whoever was cancelled along with the run must not take this for its ordinary end
+        if self._run.result is not None:
+            outcome(self._run.result)
 
     async def wait(self) -> Result:
         """Waits for the end, passing over the envelopes until then.
@@ -165,51 +169,6 @@ class RunStream:
         if self._run.result is None:
             raise RuntimeError("the run hasn't ended; iterate to its end, await wait(), or leave the block first")
         return self._run.result
-
-
-class _Channel:
-    """From the loop to one reader: `push` never waits, `full` says when to."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._envelopes: deque[Envelope] = deque()
-        self._closed = False
-        self._filled: anyio.Event | None = None
-        self._emptied: anyio.Event | None = None
-
-    def push(self, envelope: Envelope) -> None:
-        self._envelopes.append(envelope)
-        self._wake_reader()
-
-    def close(self) -> None:
-        self._closed = True
-        self._wake_reader()
-
-    @property
-    def full(self) -> bool:
-        return len(self._envelopes) >= self._size
-
-    async def wait(self) -> None:
-        while self.full:
-            self._emptied = anyio.Event()
-            await self._emptied.wait()
-
-    async def pull(self) -> Envelope | None:
-        while not self._envelopes:
-            if self._closed:
-                return None
-            self._filled = anyio.Event()
-            await self._filled.wait()
-        envelope = self._envelopes.popleft()
-        if self._emptied is not None:
-            self._emptied.set()
-            self._emptied = None
-        return envelope
-
-    def _wake_reader(self) -> None:
-        if self._filled is not None:
-            self._filled.set()
-            self._filled = None
 
 
 def configured(config: Config | None, options: Options) -> Config:

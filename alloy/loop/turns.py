@@ -424,14 +424,15 @@ class Loop:
 
     async def _listen(self, turn: _Turn, request: Request) -> Completion:
         """Hears one answer; what was shown or heard of it stays in the history if it breaks off."""
+        gate = self._gate
         try:
             async with self._provider.stream(request) as items:
                 async for item in items:
                     if turn.completion is not None:
                         raise self._provider_error("the provider sent something after the end of its answer", "unknown")
                     self._hear(turn, item)
-                    if self._gate is not None and self._gate.full:
-                        await self._gate.wait()
+                    if gate is not None and gate.full:
+                        await gate.wait()
             if turn.completion is None:
                 raise self._provider_error("the answer broke off before its end", "network")
         except BaseException as error:
@@ -448,28 +449,32 @@ class Loop:
             self.usage += usage
 
     def _hear(self, turn: _Turn, item: ProviderItem) -> None:
-        if isinstance(item, Completion):
-            turn.completion = item
-            self._count(turn, item.usage)
-            self._answers += 1
-            self._stop_reason = item.stop_reason
-            if item.stop_reason not in _NO_ANSWER and not turn.shown and item.message.text:
-                self.events.emit("text_delta", text=item.message.text)
-        elif isinstance(item, Retry):
-            self._count(turn, item.error.usage)
-            error = {"type": type(item.error).__name__, "kind": item.error.kind, "message": str(item.error)}
-            self.events.emit("retry", attempt=item.attempt, delay_s=item.delay, error=error, next=item.next)
-        elif self.events.watched:
-            turn.emitted = True
-            self._show(turn, item)
+        match item:
+            case TextDelta() | ThinkingDelta() | ToolCallDelta():
+                if self.events.watched:
+                    turn.emitted = True
+                    self._show(turn, item)
+            case Completion():
+                turn.completion = item
+                self._count(turn, item.usage)
+                self._answers += 1
+                self._stop_reason = item.stop_reason
+                if item.stop_reason not in _NO_ANSWER and not turn.shown and item.message.text:
+                    self.events.emit("text_delta", text=item.message.text)
+            case Retry(error=error):
+                self._count(turn, error.usage)
+                said = {"type": type(error).__name__, "kind": error.kind, "message": str(error)}
+                self.events.emit("retry", attempt=item.attempt, delay_s=item.delay, error=said, next=item.next)
+            case _:
+                assert_never(item)
 
     def _show(self, turn: _Turn, delta: Delta) -> None:
         match delta:
-            case TextDelta(text):
-                turn.shown.append(text)
-                self.events.emit("text_delta", text=text)
-            case ThinkingDelta(text):
-                self.events.emit("thinking_delta", text=text)
+            case TextDelta():
+                turn.shown.append(delta.text)
+                self.events.emit("text_delta", text=delta.text)
+            case ThinkingDelta():
+                self.events.emit("thinking_delta", text=delta.text)
             case ToolCallDelta(index, id_, name, arguments):
                 self.events.emit("tool_call_delta", index=index, id=id_, name=name, arguments=arguments)
             case _:
