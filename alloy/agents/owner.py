@@ -31,9 +31,10 @@ from alloy.errors import (
     SessionError,
 )
 from alloy.events import Emitter
+from alloy.loop.conversation import History, checked_prompt
 from alloy.loop.middleware import Middleware
 from alloy.loop.run import build_provider, guarded_sink
-from alloy.loop.turns import History, Loop, announce, checked_prompt
+from alloy.loop.turns import Loop, announce
 from alloy.messages import messages_to_json
 from alloy.providers.base import held
 from alloy.result import Result

@@ -16,7 +16,8 @@ from alloy.errors import EmptyPromptError, InvalidOptionError, RunError
 from alloy.events import Emitter, Envelope
 from alloy.loop.channel import Channel
 from alloy.loop.config import Config, Options
-from alloy.loop.turns import History, Loop, checked_prompt
+from alloy.loop.conversation import History, checked_prompt
+from alloy.loop.turns import Loop
 from alloy.providers.retry import Fallback, Retrying
 
 if TYPE_CHECKING:

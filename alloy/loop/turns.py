@@ -16,25 +16,24 @@ from typing import TYPE_CHECKING, Literal, Protocol, assert_never
 import anyio
 
 from alloy._tasks import last_words, was_cancelled
-from alloy.errors import DeadlineExceededError, EmptyPromptError, Halt, InvalidOptionError, ProviderError
-from alloy.history import check_history, own_call_ids, without_blanks
+from alloy.errors import DeadlineExceededError, Halt, InvalidOptionError, ProviderError
+from alloy.history import check_history
 from alloy.loop.middleware import Hooks, RunContext
 from alloy.loop.toolrun import TRUNCATED, ToolBatch, ToolRunner
-from alloy.messages import Message, TextBlock, as_user_message
+from alloy.messages import Message, TextBlock
 from alloy.providers.base import Completion, Request, Retry, TextDelta, ThinkingDelta, ToolCallDelta, ToolSpec, held
+from alloy.providers.batches import in_batches
 from alloy.result import Result
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from alloy.events import Emitter
     from alloy.loop.config import Config
-    from alloy.messages import Block
+    from alloy.loop.conversation import History
     from alloy.providers.base import Delta, Provider, ProviderItem
     from alloy.result import Status, StopReason, ToolCall
 
-__all__ = ["Gate", "History", "Loop", "announce", "checked_prompt"]
+__all__ = ["Gate", "Loop", "announce"]
 
 LAST_WORDS = 5.0  # seconds that middleware has for its session_end
 NUDGE = "You haven't called the tool {tool!r} successfully yet. Call it now; the task isn't finished before that."
@@ -84,71 +83,6 @@ class _Turn:
         """Takes an answer, whole, and the calls in it."""
         self.message = message
         self.batch = ToolBatch(runner, message.tool_uses) if message.tool_uses else None
-
-
-def checked_prompt(prompt: str | Block | Sequence[Block] | Message) -> Message:
-    """The user's words as a message that every API accepts.
-
-    Raises:
-        EmptyPromptError: there is nothing in them.
-        HistoryError: they can't be a user's turn, such as results of no call.
-        InvalidOptionError: they are nothing that could be said.
-    """
-    message = as_user_message(prompt)
-    if not without_blanks(message).content:
-        raise EmptyPromptError
-    check_history([message])
-    return message
-
-
-class History:
-    """The messages of a run; they change by whole steps."""
-
-    def __init__(self, messages: Sequence[Message], prompt: Message | None) -> None:
-        self.messages = list(messages)
-        self.prompt: Message | None = None
-        self._ids = {call.id for message in messages for call in message.tool_uses}
-        if prompt is not None:
-            self.say(prompt)
-
-    def say(self, prompt: Message) -> None:
-        """Puts the user's next words in front of the next answer; they are committed with it."""
-        self.prompt = prompt
-
-    @property
-    def upcoming(self) -> Sequence[Message]:
-        """What the next request is made of."""
-        if self.prompt is None:
-            return self.messages
-        head, prompt = self._joined(self.prompt)
-        return [*self.messages[:head], prompt]
-
-    def answer(self, message: Message) -> Message:
-        """The message as it can stand in this history: nothing blank, nothing misplaced, no call id twice."""
-        return own_call_ids(without_blanks(message), self._ids)
-
-    def commit(self, *step: Message) -> None:
-        """Appends a step: the prompt that waits, and what came of it. The only thing that changes the history."""
-        if self.prompt is not None:
-            head, prompt = self._joined(self.prompt)
-            self.messages[head:] = [prompt]
-            self.prompt = None
-        for message in step:
-            if message.content:
-                self.messages.append(message)
-                self._ids.update(call.id for call in message.tool_uses)
-
-    def replace(self, messages: Sequence[Message]) -> None:
-        """Goes on with another history, checked already."""
-        self.messages = list(messages)
-        self.prompt = None
-
-    def _joined(self, prompt: Message) -> tuple[int, Message]:
-        """The prompt, together with the user's own turn before it where there is one, and where it stands."""
-        last = self.messages[-1] if self.messages else None
-        if last is None or last.role == "assistant" or len(last.tool_results) == len(last.content):
-            return len(self.messages), prompt
-        return len(self.messages) - 1, dataclasses.replace(last, content=last.content + prompt.content)
 
 
 class Loop:
@@ -427,12 +361,14 @@ class Loop:
         gate = self._gate
         try:
             async with self._provider.stream(request) as items:
-                async for item in items:
-                    if turn.completion is not None:
-                        raise self._provider_error("the provider sent something after the end of its answer", "unknown")
-                    self._hear(turn, item)
-                    if gate is not None and gate.full:
-                        await gate.wait()
+                async for batch in in_batches(items):
+                    for item in batch:
+                        if turn.completion is not None:
+                            said = "the provider sent something after the end of its answer"
+                            raise self._provider_error(said, "unknown")
+                        self._hear(turn, item)
+                        if gate is not None and gate.full:
+                            await gate.wait()
             if turn.completion is None:
                 raise self._provider_error("the answer broke off before its end", "network")
         except BaseException as error:
