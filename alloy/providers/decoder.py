@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from alloy.messages import Message
-    from alloy.providers.base import Completion, Delta
+    from alloy.providers.base import Completion, Delta, ProviderItem
+    from alloy.providers.limits import Tally
     from alloy.providers.sse import ServerEvent
 
-__all__ = ["Decoder", "deltas_of"]
+__all__ = ["Decoder", "decode", "deltas_of"]
 
 
 class Decoder(Protocol):
@@ -50,6 +51,18 @@ class Decoder(Protocol):
             ProviderError: it is an error, or no answer.
         """
         ...
+
+
+def decode(decoder: Decoder, events: Iterable[ServerEvent], tally: Tally, items: list[ProviderItem]) -> None:
+    """Has a stream's events decoded, and adds what they say to `items`; when it raises, what came before is there.
+
+    Raises:
+        ProviderError: an event is an error or makes no sense, or the answer is too much.
+    """
+    for event in events:
+        for delta in decoder.feed(event):
+            tally.take(delta)
+            items.append(delta)
 
 
 def deltas_of(message: Message) -> Iterator[Delta]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -15,7 +16,8 @@ from pydantic_core import from_json
 
 from alloy._tasks import last_words, run_in_thread
 from alloy.errors import InvalidOptionError, ProviderError
-from alloy.providers.decoder import deltas_of
+from alloy.providers.batches import Batches
+from alloy.providers.decoder import decode, deltas_of
 from alloy.providers.errors import LONGEST_MESSAGE, LONGEST_NAME, error_from_response
 from alloy.providers.keys import Secret, cleaned, origin, scrub
 from alloy.providers.limits import LIMITS, Inflater, Intake, Tally
@@ -23,13 +25,12 @@ from alloy.providers.sse import EventParser
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     import httpx
 
     from alloy.providers.base import ProviderItem
     from alloy.providers.decoder import Decoder
-    from alloy.providers.sse import ServerEvent
 
 __all__ = ["Endpoint", "Reply", "Secret", "lease_client", "origin", "scrub"]
 
@@ -181,9 +182,9 @@ class Reply:
         )
         inflater, pieces = self._inflater(), 0
         try:
-            began = anyio.current_time()
+            began = time.monotonic()
             async for chunk in self._received():
-                intake.waited(anyio.current_time() - began)
+                intake.waited(time.monotonic() - began)
                 if inflater:
                     intake.received(len(chunk))
                 for piece in inflater.feed(chunk) if inflater else (chunk,):
@@ -192,7 +193,7 @@ class Reply:
                     pieces += 1
                     if inflater or pieces % 64 == 0:  # many may have come together
                         await anyio.lowlevel.checkpoint()
-                began = anyio.current_time()
+                began = time.monotonic()
         except (httpx.RequestError, OSError) as error:  # OSError: what TLS raises while reading
             raise _broken(error) from None
 
@@ -200,13 +201,13 @@ class Reply:
         """The body's bytes; where a client of the user's own has read them already, they are decompressed."""
         if self._response.is_stream_consumed:
             return self._response.aiter_bytes()
-        self._raw = self._response.aiter_raw()
+        self._raw = aiter(cast("httpx.AsyncByteStream", self._response.stream))  # as aiter_raw, but for a detour
         return self._raw
 
     async def aclose(self) -> None:
         """Gives the connection up, or back if all was read.
 
-        Reading is five generators inside one another, which close one another only if they run to an end. So they read on, to
+        Reading is four generators inside one another, which close one another only if they run to an end. So they read on, to
         fail at the closed connection, instead of being left to the garbage collector and to a task that nobody owns.
         """
         await self._response.aclose()
@@ -311,31 +312,41 @@ class Endpoint:
         """
         async with (
             self.post(path, body, stream=stream) as reply,
-            aclosing(self._items(reply, decoder, stream=stream)) as items,
+            aclosing(self._batches(reply, decoder, stream=stream)) as batches,
         ):
-            yield items
+            yield Batches(batches)
 
-    async def _items(self, reply: Reply, decoder: Decoder, *, stream: bool) -> AsyncGenerator[ProviderItem]:
+    async def _batches(self, reply: Reply, decoder: Decoder, *, stream: bool) -> AsyncGenerator[Sequence[ProviderItem]]:
+        """The answer's items, as many at a time as came together; those before an error come before it."""
         tally = Tally(LIMITS)
+        batch: list[ProviderItem] = []
         try:
             if _is_stream(reply, stream=stream):
-                async with aclosing(_events(reply, decoder)) as batches:
-                    async for events in batches:
-                        for event in events:
-                            for delta in decoder.feed(event):
-                                tally.take(delta)
-                                yield delta
+                parser = EventParser(max_event=LIMITS.event)
+                async with aclosing(reply.chunks()) as chunks:
+                    async for chunk in chunks:
+                        decode(decoder, parser.feed(chunk), tally, batch)
+                        if batch:
+                            yield batch
+                            batch = []
+                        if decoder.done:
+                            await _drain(chunks)
+                            break
+                decode(decoder, parser.end(), tally, batch)
                 completion = decoder.end()
                 tally.take(completion)
             else:
                 completion = decoder.whole(_document(await reply.read()))
                 tally.take(completion)
-                for delta in deltas_of(completion.message) if stream else ():
-                    yield delta
-            yield completion
+                batch += deltas_of(completion.message) if stream else ()
+            yield [*batch, completion]
         except ProviderError as error:
+            if batch:
+                yield batch
             raise self._signed(error, reply) from None
         except _NONSENSE as error:
+            if batch:
+                yield batch
             message = f"the answer makes no sense ({type(error).__name__}: {error})"
             raise self._signed(ProviderError(message, kind="server_error"), reply) from error
 
@@ -459,18 +470,6 @@ def _document(body: bytes) -> Any:
     except ValueError:
         shown = body[:80].decode(errors="replace")
         raise ProviderError(f"the answer is no JSON: {shown!r}", kind="network") from None
-
-
-async def _events(reply: Reply, decoder: Decoder) -> AsyncGenerator[list[ServerEvent]]:
-    """The stream's events, as many at a time as came together."""
-    parser = EventParser(max_event=LIMITS.event)
-    async with aclosing(reply.chunks()) as chunks:
-        async for chunk in chunks:
-            yield parser.feed(chunk)
-            if decoder.done:
-                await _drain(chunks)
-                break
-    yield parser.end()
 
 
 async def _drain(chunks: AsyncGenerator[bytes]) -> None:

@@ -21,6 +21,7 @@ PIECE = 64 * 1024
 """How much is decompressed at a time, in bytes."""
 CHUNK_COST = 8
 """For how many values a chunk of a body counts besides its own, as each takes time."""
+_COUNTED_TOGETHER = 4096  # bytes
 _SEPARATORS = (b",", b"[", b"{", b"\n", b"\r")
 
 
@@ -92,13 +93,15 @@ class Intake:
         seconds: how long the server is waited for, all in all.
     """
 
-    __slots__ = ("_limits", "_seconds", "_size", "_values")
+    __slots__ = ("_limits", "_seconds", "_size", "_uncounted", "_uncounted_size", "_values")
 
     def __init__(self, *, size: int, values: int, seconds: float) -> None:
         self._limits = (size, values, seconds)
         self._size = 0
         self._values = 0
         self._seconds = 0.0
+        self._uncounted: list[bytes] = []
+        self._uncounted_size = 0
 
     def waited(self, seconds: float) -> None:
         """Counts time that was spent waiting for the server.
@@ -124,11 +127,19 @@ class Intake:
     def took(self, piece: bytes) -> None:
         """Counts a piece of a document: its bytes, its lines, and its JSON values with what looks like them in its texts.
 
+        Small pieces are counted together, a little later.
+
         Raises:
             ProviderError: they are too many (kind ``unknown``).
         """
         self.received(len(piece))
-        self._count(sum(map(piece.count, _SEPARATORS)))
+        self._uncounted.append(piece)
+        self._uncounted_size += len(piece)
+        if self._uncounted_size >= _COUNTED_TOGETHER:
+            together = b"".join(self._uncounted)
+            self._uncounted.clear()
+            self._uncounted_size = 0
+            self._count(sum(map(together.count, _SEPARATORS)))
 
     def _count(self, values: int) -> None:
         self._values += values
@@ -156,8 +167,8 @@ class Tally:
             ProviderError: it is too much (kind ``unknown``, since the same would come again).
         """
         match item:
-            case TextDelta(text) | ThinkingDelta(text):
-                self._text += len(text)
+            case TextDelta() | ThinkingDelta():
+                self._text += len(item.text)
             case ToolCallDelta(index, id_, name, arguments):
                 self._text += len(arguments)
                 self._call(index, id_, name)

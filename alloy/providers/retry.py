@@ -14,9 +14,10 @@ import anyio
 
 from alloy.errors import InvalidOptionError, ProviderError
 from alloy.providers.base import Provider, Retry, held
+from alloy.providers.batches import Batches, in_batches
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from alloy.errors import ErrorKind
     from alloy.providers.base import ProviderItem, Request
@@ -61,11 +62,11 @@ class _Wrapper(ABC):
         Raises:
             ProviderError: while iterating, when all attempts have failed or something was shown already.
         """
-        async with aclosing(self._items(request)) as items:
-            yield items
+        async with aclosing(self._batches(request)) as batches:
+            yield Batches(batches)
 
     @abstractmethod
-    def _items(self, request: Request) -> AsyncGenerator[ProviderItem]: ...
+    def _batches(self, request: Request) -> AsyncGenerator[Sequence[ProviderItem]]: ...
 
 
 def _checked(provider: object) -> Provider:
@@ -111,15 +112,15 @@ class Retrying(_Wrapper):
     def __repr__(self) -> str:
         return f"Retrying({self._provider!r}, max_retries={self._max_retries})"
 
-    async def _items(self, request: Request) -> AsyncGenerator[ProviderItem]:
+    async def _batches(self, request: Request) -> AsyncGenerator[Sequence[ProviderItem]]:
         attempt = 1
         while True:
             begun = False
             try:
                 async with self._provider.stream(request) as items:
-                    async for item in items:
-                        begun = begun or not isinstance(item, Retry)
-                        yield item
+                    async for batch in in_batches(items):
+                        begun = begun or not all(isinstance(item, Retry) for item in batch)
+                        yield batch
                 return
             except ProviderError as error:
                 if begun or not error.retryable or attempt > self._max_retries:
@@ -128,7 +129,7 @@ class Retrying(_Wrapper):
                 if delay > LONGEST_WAIT or anyio.current_time() + delay >= anyio.current_effective_deadline():
                     raise
                 retry = Retry(attempt=attempt, delay=delay, error=error, next=f"{self.name}:{self.model}")
-            yield retry
+            yield (retry,)
             await anyio.sleep(delay)
             attempt += 1
 
@@ -157,19 +158,19 @@ class Fallback(_Wrapper):
     def __repr__(self) -> str:
         return f"Fallback({', '.join(map(repr, (self._provider, *self._others)))})"
 
-    async def _items(self, request: Request) -> AsyncGenerator[ProviderItem]:
+    async def _batches(self, request: Request) -> AsyncGenerator[Sequence[ProviderItem]]:
         for attempt, (provider, following) in enumerate(
             zip((self._provider, *self._others), (*self._others, None), strict=True), 1
         ):
             begun = False
             try:
                 async with held(provider), provider.stream(request) as items:
-                    async for item in items:
-                        begun = begun or not isinstance(item, Retry)
-                        yield item
+                    async for batch in in_batches(items):
+                        begun = begun or not all(isinstance(item, Retry) for item in batch)
+                        yield batch
                 return
             except ProviderError as error:
                 if begun or following is None or error.kind in SAME_ELSEWHERE:
                     raise
                 retry = Retry(attempt=attempt, delay=0.0, error=error, next=f"{following.name}:{following.model}")
-            yield retry
+            yield (retry,)
