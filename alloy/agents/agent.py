@@ -15,10 +15,10 @@ from alloy._tasks import background, last_words
 from alloy.agents.bus import LocalBus
 from alloy.agents.directory import register, unregister
 from alloy.agents.inbox import Change
-from alloy.agents.owner import GOODBYE, Owner, Watching, inside
-from alloy.agents.registry import checked_name
+from alloy.agents.owner import GOODBYE, Owner, Watching
+from alloy.agents.registry import check_deadlock, checked_name, waiting
 from alloy.agents.subscription import subscribe
-from alloy.errors import AgentClosedError, AgentDeadlockError, InvalidOptionError, WrongEventLoopError
+from alloy.errors import AgentClosedError, AgentExistsError, InvalidOptionError, WrongEventLoopError
 from alloy.loop.run import RunStream, build_provider, configured
 from alloy.usage import Usage
 
@@ -120,10 +120,14 @@ class Agent:
     # --- its life -----------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if self._owner.state != "new":
+        if self._life is not None:
             raise AgentClosedError(self.name, "has been entered before; make a new one")
         self._life = self._lives()
-        await self._life.__aenter__()
+        try:
+            await self._life.__aenter__()
+        except AgentExistsError:
+            self._life = None  # it may be entered when the name is free
+            raise
         return self
 
     async def __aexit__(self, *error: object) -> bool | None:
@@ -177,17 +181,17 @@ class Agent:
             AgentDeadlockError: a request of its own asks for it.
         """
         owner = self._here()
-        self._check_outside()
-        self._close("is being stopped; start a new one")
-        left: tuple[str, ...] = ()
-        try:
-            with anyio.move_on_after(grace):
-                await owner.wait_ended()
-        finally:
-            left = tuple(request.id for request in owner.registry)
-            owner.abort("the agent was stopped")
-        await owner.wait_ended()
-        return left
+        accepted = tuple(owner.registry)
+        with waiting(self.name, accepted):
+            self._close("is being stopped; start a new one")
+            try:
+                with anyio.move_on_after(grace):
+                    await owner.wait_ended()
+            finally:
+                owner.abort("the agent was stopped")
+            await owner.wait_ended()
+        ended = [(request.id, request.result) for request in accepted]
+        return tuple(request_id for request_id, result in ended if result is not None and result.status == "cancelled")
 
     async def drain(self) -> None:
         """Takes no more requests, waits until all that were accepted have ended, and ends the agent.
@@ -222,8 +226,7 @@ class Agent:
             AgentDeadlockError: a request of this agent asks for it, and would wait for itself.
             ConfigurationError, HistoryError: the prompt is no prompt.
         """
-        self._check_outside()
-        request, new = self._submit(prompt, request_id)
+        request, new = self._submit(prompt, request_id, waits=True)
         try:
             return await request.outcome()
         except anyio.get_cancelled_exc_class():
@@ -247,13 +250,11 @@ class Agent:
             AgentError, ConfigurationError, HistoryError: on entering, as from `chat`.
             RunError: from iterating, at the end of a request that failed or was halted.
         """
-        owner = self._here()
-        self._check_outside()
-        request, new = self._submit(prompt, request_id)
+        request, new = self._submit(prompt, request_id, waits=True)
         try:
-            events = subscribe(owner.bus, owner.topic, request_id=request.id, buffer=STREAM_BUFFER, agent=self.name)
-            async with events:
-                yield RunStream(request, events, lambda: self._cancel(request))
+            with waiting(self.name, (request,)):
+                async with self.subscribe(request_id=request.id, buffer=STREAM_BUFFER) as events:
+                    yield RunStream(request, events, lambda: self._cancel(request))
         finally:
             if new:
                 await self._abandon(request)
@@ -293,10 +294,7 @@ class Agent:
             UnknownRequestError: there is no such request, or it ended so long ago that it isn't remembered.
             AgentDeadlockError: a request of this agent asks for one that can't end before it.
         """
-        request = self._here().registry.find(request_id)
-        if request.result is None:
-            self._check_outside()
-        return await request.outcome()
+        return await self._here().registry.find(request_id).outcome()
 
     async def cancel_request(self, request_id: str, reason: str = "asked for") -> None:
         """Cancels a request, whether it waits or runs, and returns at once; work done so far stays in the history.
@@ -323,6 +321,8 @@ class Agent:
     ) -> Subscription:
         """The agent's envelopes: ``async with agent.subscribe() as envelopes``, and iterate.
 
+        After the agent's end, or the request's, there are those that are still kept.
+
         Args:
             request_id: only those of this request, from its beginning; it ends after its ``response``.
             events: only those of these names.
@@ -334,9 +334,10 @@ class Agent:
             CursorError: on entering, if what came after the cursor isn't kept any more.
         """
         owner = self._here()
+        over = owner.state == "closed"
         if request_id is not None:
-            owner.registry.find(request_id)
-        return subscribe(
+            over = owner.registry.find(request_id).result is not None or over
+        envelopes = subscribe(
             owner.bus,
             owner.topic,
             request_id=request_id,
@@ -345,6 +346,9 @@ class Agent:
             buffer=buffer,
             agent=self.name,
         )
+        if over:
+            envelopes.close()  # nothing will come that could end it
+        return envelopes
 
     # --- questions, which never wait ----------------------------------------------------------------------------------
 
@@ -371,7 +375,7 @@ class Agent:
             name=self.name,
             state=self._state(),
             running=owner.running.id if owner.running is not None else None,
-            pending=owner.inbox.pending,
+            pending=len(owner.registry) - (owner.running is not None),
             messages=len(owner.history.messages),
             crashes=owner.crashes,
             unsaved=owner.unsaved,
@@ -421,14 +425,13 @@ class Agent:
         return owner
 
     def _submit(
-        self, prompt: str | Block | Sequence[Block] | Message, request_id: str | None
+        self, prompt: str | Block | Sequence[Block] | Message, request_id: str | None, *, waits: bool = False
     ) -> tuple[AgentRequest, bool]:
         owner = self._here()
-        return owner.submit(prompt, uuid4().hex if request_id is None else checked_name("request_id", request_id))
-
-    def _check_outside(self) -> None:
-        if self._owner in inside.get():
-            raise AgentDeadlockError(self.name)
+        new_id = uuid4().hex if request_id is None else checked_name("request_id", request_id)
+        if waits and new_id not in owner.registry:
+            check_deadlock(self.name, owner.registry)
+        return owner.submit(prompt, new_id)
 
     def _cancel(self, request: AgentRequest) -> None:
         owner = self._owner

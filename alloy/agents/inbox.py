@@ -87,6 +87,8 @@ class Inbox:
         if self._items is not None and request in self._items:
             self._items.remove(request)
             self.pending -= 1
+        else:  # it was taken already, and hasn't begun
+            self.done()
 
     def close(self, why: Callable[[], AgentClosedError]) -> None:
         """Takes nothing in from here on, and says why; what is in stays."""

@@ -9,23 +9,21 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import logging
 import time
 from contextlib import AsyncExitStack
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import anyio
 
-from alloy._tasks import last_words
+from alloy._tasks import last_words, was_cancelled
 from alloy.agents.inbox import Inbox
-from alloy.agents.registry import AgentRequest, Registry
+from alloy.agents.registry import AgentRequest, Registry, checked_name, current
 from alloy.errors import (
     AgentClosedError,
     AgentCrashedError,
-    AgentError,
     AgentQuarantinedError,
+    AlloyError,
     RequestSettledError,
     SessionConflictError,
     SessionError,
@@ -42,7 +40,7 @@ from alloy.sessions import Session
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from alloy.agents.bus import Bus
     from alloy.events import Envelope
@@ -52,18 +50,14 @@ if TYPE_CHECKING:
     from alloy.providers.base import Provider
     from alloy.sessions import SessionStore
 
-__all__ = ["Owner", "OwnerState", "Watching", "inside"]
+__all__ = ["Owner", "OwnerState", "Watching"]
 
 OwnerState: TypeAlias = Literal["new", "starting", "running", "restarting", "closed"]
 
-SAVING = 10.0  # seconds for the last save
+SAVING = 10.0  # seconds for a save
+SAVING_SOON = 4.0  # seconds for a save that somebody's result waits for; less than a run's last words have
 GOODBYE = 5.0  # seconds for on_shutdown
-LIFE = 1_000_000_000
-"""How many envelope numbers each life of a saved agent has, so that no number is given twice after the process has crashed."""
 POISONOUS = 3  # crashes until a message isn't tried again
-
-inside: ContextVar[frozenset[object]] = ContextVar("alloy_inside", default=frozenset())
-"""The agents in whose requests the current task runs."""
 
 _log = logging.getLogger("alloy")
 
@@ -100,6 +94,7 @@ class Owner:
         "_ended",
         "_held",
         "_held_provider",
+        "_loaded",
         "_numbers",
         "_on_event",
         "_poison",
@@ -118,7 +113,6 @@ class Owner:
         "run",
         "running",
         "scope",
-        "seq",
         "state",
         "unsaved",
         "usage",
@@ -130,16 +124,19 @@ class Owner:
         self._watching = watching
         self._reset_to = config.messages
         if watching.store is not None:
-            config = config.with_options(middleware=(*config.middleware, _Saves(self)))
+            # First, since a hook of the user's that raises or hangs keeps those after it from being called.
+            config = config.with_options(middleware=(_Saves(self), *config.middleware))
         self.config = config
         self._on_event = guarded_sink(config.on_event)
         self.inbox = Inbox(name, config.max_pending)
         self.registry = Registry(name, remember)
         self.history = History(config.messages, None)
         self.usage = Usage()
-        self.seq = 0
-        self._numbers = itertools.count(1)
+        # A process that crashes may have given numbers that it never saved. So each life of a saved agent begins with a clock,
+        # which no agent can overtake, and whose microseconds fit into the 53 bits of a number in JavaScript.
+        self._numbers = _Numbers(0 if watching.store is None else time.time_ns() // 1000)
         self._session: Session | None = None
+        self._loaded = False
         self._poison: dict[bytes, tuple[int, BaseException]] | None = None
         self._detach: list[Callable[[], None]] = []
         self._held: AsyncExitStack | None = None
@@ -158,6 +155,11 @@ class Owner:
     def topic(self) -> str:
         """Where its envelopes are published."""
         return f"agent/{self.name}"
+
+    @property
+    def seq(self) -> int:
+        """The newest envelope's number."""
+        return self._numbers.last
 
     @property
     def bus(self) -> Bus:
@@ -188,7 +190,7 @@ class Owner:
         if self._poison:
             self._check_poison(message)
         events = Emitter(request_id, self._publish, agent_id=self.name, numbers=self._numbers)
-        request = AgentRequest(message, events, inside.get())
+        request = AgentRequest(message, events, self.registry)
         before = self.inbox.offer(request)
         self.registry.add(request)
         if before:
@@ -255,9 +257,11 @@ class Owner:
         """
         self.loop = asyncio.get_running_loop()
         self.state = "starting"
+        self._numbers.pass_over(self.bus.newest(self.topic))
         try:
             with anyio.CancelScope() as self.scope:
                 await self._load()
+                self._loaded = True
                 self._listen()
                 self.state = "running"
                 started()
@@ -265,7 +269,9 @@ class Owner:
         except (SessionError, AgentCrashedError) as error:
             self._crashed(error)
             raise
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or was_cancelled(error):
+                raise
             self._crashed(error)
             raise AgentCrashedError(self.name, error) from error
 
@@ -280,22 +286,17 @@ class Owner:
                         self.inbox.done()
                 else:
                     item.apply()
-                    await self._save_quietly()
-                    item.done.set()
+                    try:
+                        await self._save_quietly()
+                    finally:
+                        item.done.set()
 
     async def _answer(self, request: AgentRequest) -> None:
-        await self._hold()
-        if request.result is not None:
-            return  # cancelled meanwhile
-        self.history.say(request.message)
-        self.running = request
-        self.run = run = Loop(self.config, self.provider, self.history, request.events)
-        request.state = "running"
         crashes: list[BaseException] = []
         try:
-            with request.scope:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(self._execute, run, request, crashes)
+            await self._hold()
+            if request.result is None:  # it wasn't cancelled meanwhile
+                await self._run(request, crashes)
         finally:
             self.running = self.run = None
             if request.result is None:
@@ -306,8 +307,17 @@ class Owner:
                 raise crashes[0]
             raise AgentCrashedError(self.name, crashes[0])
 
+    async def _run(self, request: AgentRequest, crashes: list[BaseException]) -> None:
+        self.history.say(request.message)
+        self.running = request
+        self.run = run = Loop(self.config, self.provider, self.history, request.events)
+        request.state = "running"
+        with request.scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._execute, run, request, crashes)
+
     async def _execute(self, run: Loop, request: AgentRequest, crashes: list[BaseException]) -> None:
-        inside.set(request.inside | {self})
+        current.set(request)
         try:
             await run.execute()
         except anyio.get_cancelled_exc_class():
@@ -319,14 +329,16 @@ class Owner:
         """Keeps what the provider needs from one request to the next, such as its connections."""
         if self._held is None or self._held_provider is self.provider:
             return
-        await self._held.aclose()
+        self._held_provider = self.provider
+        try:
+            await self._held.aclose()
+        except Exception:  # noqa: BLE001  the agent has another one now, and this is logged
+            _log.exception("agent %r couldn't close the provider that it had before", self.name)
         with contextlib.suppress(Exception):  # the run meets the same error, and tells of it
             await self._held.enter_async_context(held(self.provider))
-        self._held_provider = self.provider
 
     def _publish(self, envelope: Envelope) -> None:
-        """Numbers that were given out stay; the end of the request that runs is settled together with its last envelope."""
-        self.seq = envelope.seq
+        """Settles the end of the request that runs together with its last envelope."""
         if envelope.event == "response" and self.running is not None and self.run is not None:
             self._settle(self.running, self.run)
         self.bus.publish(self.topic, envelope)
@@ -362,11 +374,15 @@ class Owner:
         self.history = History(saved.messages, None)
         self.usage = saved.usage
         self.unsaved = False
-        self.seq = max(self.bus.newest(self.topic), self.seq) or (saved.seq // LIFE + 1) * LIFE
-        self._numbers = itertools.count(self.seq + 1)
+        self._numbers.pass_over(saved.seq)
 
-    async def save(self, messages: Sequence[Message], usage: Usage) -> None:
+    async def save(self, messages: Sequence[Message], usage: Usage, *, within: float = SAVING) -> None:
         """Saves the conversation, if there is a store.
+
+        Args:
+            messages: the history.
+            usage: tokens so far.
+            within: how long the store may take, in seconds.
 
         Raises:
             SessionError: it can't be saved.
@@ -374,7 +390,15 @@ class Owner:
         if self.store is None:
             return
         self.unsaved = True
-        self._session = await self.store.save(self._session_of(messages, usage))
+        try:
+            with anyio.fail_after(within):
+                self._session = await self.store.save(self._session_of(messages, usage))
+        except SessionError:
+            raise
+        except TimeoutError as error:
+            raise SessionError(self.name, f"it wasn't saved within {within:g} seconds") from error
+        except Exception as error:
+            raise SessionError(self.name, f"the store failed ({type(error).__name__})") from error
         self.unsaved = False
 
     async def _save_quietly(self) -> None:
@@ -422,8 +446,8 @@ class Owner:
         if envelope.event != "message":
             return
         try:
-            self.submit(envelope.payload["text"], envelope.correlation_id)
-        except AgentError as error:
+            self.submit(envelope.payload.get("text"), checked_name("request_id", envelope.correlation_id))
+        except AlloyError as error:
             _log.warning("a message was refused: %s", error)
             self.emit("message_refused", envelope.correlation_id, reason=str(error), error=type(error).__name__)
 
@@ -434,26 +458,35 @@ class Owner:
             sleep: whether it will be started again, so that those who watch go on watching.
         """
         self.close(lambda: AgentClosedError(self.name))
+        try:
+            self._let_go()
+            if self.unsaved:
+                await last_words(self._save_quietly, within=SAVING + 1)
+            if self._loaded and (say_goodbye := self._watching.on_shutdown) is not None:
+                await last_words(lambda: self._say(say_goodbye), within=GOODBYE)
+        finally:
+            self.state = "closed"
+            if sleep:
+                self.bus.forget(self.topic)
+            else:
+                self.bus.close(self.topic)
+            if self._ended is not None:
+                self._ended.set()
+
+    def _let_go(self) -> None:
         for detach in self._detach:
             detach()
         self._detach = []
         for request in self.registry:
-            self._settle_unrun(request, "failed" if self.state == "restarting" else "cancelled", self.error)
+            if self.state == "restarting":
+                self._settle_unrun(request, "failed", self.error)
+            else:
+                self._settle_unrun(request, "cancelled")
         while (change := self.inbox.leftover()) is not None:
-            change.apply()
+            if self._loaded:  # what couldn't be loaded isn't overwritten
+                change.apply()
+                self.unsaved = self.store is not None
             change.done.set()
-            self.unsaved = self.store is not None
-        if self.unsaved:
-            await last_words(self._save_quietly, within=SAVING)
-        if (say_goodbye := self._watching.on_shutdown) is not None:
-            await last_words(lambda: self._say(say_goodbye), within=GOODBYE)
-        self.state = "closed"
-        if sleep:
-            self.bus.forget(self.topic)
-        else:
-            self.bus.close(self.topic)
-        if self._ended is not None:
-            self._ended.set()
 
     async def _say(self, goodbye: Callable[[Session], Awaitable[object]]) -> None:
         try:
@@ -480,9 +513,29 @@ class _Saves(Middleware):
 
     async def session_end(self, result: Result, run: RunContext) -> None:  # noqa: ARG002  the hook's signature
         try:
-            await self._owner.save(result.messages, self._owner.usage + result.usage)
+            await self._owner.save(result.messages, self._owner.usage + result.usage, within=SAVING_SOON)
         except SessionError as error:
             self._owner.not_saved(error)
+
+
+class _Numbers:
+    """The numbers of an agent's envelopes; all its requests take theirs from here."""
+
+    __slots__ = ("last",)
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        self.last += 1
+        return self.last
+
+    def pass_over(self, number: int) -> None:
+        """Goes on behind a number that was given already."""
+        self.last = max(self.last, number)
 
 
 def _fingerprint(message: Message) -> bytes:

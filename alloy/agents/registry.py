@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from alloy.errors import InvalidOptionError, RequestCancelledError, RequestConflictError, UnknownRequestError
+from alloy.errors import (
+    AgentDeadlockError,
+    InvalidOptionError,
+    RequestCancelledError,
+    RequestConflictError,
+    UnknownRequestError,
+)
 from alloy.loop.run import outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from alloy.events import Emitter
     from alloy.messages import Message
     from alloy.result import Result
 
-__all__ = ["AgentRequest", "Registry", "checked_name"]
+__all__ = ["AgentRequest", "Registry", "check_deadlock", "checked_name", "current", "waiting"]
 
 State: TypeAlias = Literal["queued", "running", "settled"]
 
@@ -30,18 +38,20 @@ class AgentRequest:
     Attributes:
         message: the user's words.
         events: where to tell what happens.
-        inside: the agents in whose requests it was made, which it mustn't make wait for it.
+        registry: its agent's requests.
+        waiters: the requests, of any agents, that wait for its end.
         scope: what cancels its run.
         state: where it is.
         result: how it ended, once it has.
     """
 
-    __slots__ = ("_settled", "events", "inside", "message", "result", "scope", "state")
+    __slots__ = ("_settled", "events", "message", "registry", "result", "scope", "state", "waiters")
 
-    def __init__(self, message: Message, events: Emitter, inside: frozenset[object]) -> None:
+    def __init__(self, message: Message, events: Emitter, registry: Registry) -> None:
         self.message = message
         self.events = events
-        self.inside = inside
+        self.registry = registry
+        self.waiters: list[AgentRequest] = []
         self.scope = anyio.CancelScope()
         self.state: State = "queued"
         self.result: Result | None = None
@@ -72,8 +82,10 @@ class AgentRequest:
         Raises:
             RunError: it failed or was halted.
             RequestCancelledError: it was cancelled.
+            AgentDeadlockError: whoever asks is a request that it waits for.
         """
-        result = await self.wait()
+        with waiting(self.registry.agent, (self,)):
+            result = await self.wait()
         if result.status == "cancelled":
             raise RequestCancelledError(self.id, result)
         return outcome(result)
@@ -87,10 +99,10 @@ class Registry:
         remember: how many that have ended are remembered.
     """
 
-    __slots__ = ("_agent", "_open", "_remember", "_settled")
+    __slots__ = ("_open", "_remember", "_settled", "agent")
 
     def __init__(self, agent: str, remember: int) -> None:
-        self._agent = agent
+        self.agent = agent
         self._remember = remember
         self._open: dict[str, AgentRequest] = {}
         self._settled: dict[str, AgentRequest] = {}
@@ -103,7 +115,7 @@ class Registry:
         """
         found = self._open.get(request_id) or self._settled.get(request_id)
         if found is None:
-            raise UnknownRequestError(self._agent, request_id)
+            raise UnknownRequestError(self.agent, request_id)
         return found
 
     def known(self, request_id: str, message: Message) -> AgentRequest | None:
@@ -114,7 +126,7 @@ class Registry:
         """
         found = self._open.get(request_id) or self._settled.get(request_id)
         if found is not None and found.message.content != message.content:
-            raise RequestConflictError(self._agent, request_id)
+            raise RequestConflictError(self.agent, request_id)
         return found
 
     def add(self, request: AgentRequest) -> None:
@@ -129,12 +141,68 @@ class Registry:
         if len(self._settled) > self._remember:
             del self._settled[next(iter(self._settled))]
 
+    def behind(self, request: AgentRequest) -> Sequence[AgentRequest]:
+        """Those that were accepted after one that hasn't ended, and have to wait for it."""
+        accepted = tuple(self._open.values())
+        return accepted[accepted.index(request) + 1 :]
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._open or request_id in self._settled
+
     def __iter__(self) -> Iterator[AgentRequest]:
         """Those that haven't ended, oldest first."""
         return iter(tuple(self._open.values()))
 
     def __len__(self) -> int:
         return len(self._open)
+
+
+current: ContextVar[AgentRequest | None] = ContextVar("alloy_current_request", default=None)
+"""The request in whose run the current task is."""
+
+
+def check_deadlock(agent: str, requests: Iterable[AgentRequest]) -> None:
+    """Checks that the current task may wait for requests.
+
+    Raises:
+        AgentDeadlockError: it is in the run of a request that one of them waits for.
+    """
+    asking = current.get()
+    if asking is not None and not _held_up_by(asking).isdisjoint(requests):
+        raise AgentDeadlockError(agent)
+
+
+@contextmanager
+def waiting(agent: str, requests: Sequence[AgentRequest]) -> Iterator[None]:
+    """Notes that the request in whose run the current task is, if there is one, waits for others.
+
+    Raises:
+        AgentDeadlockError: one of them waits for it.
+    """
+    check_deadlock(agent, requests)
+    asking = current.get()
+    if asking is not None:
+        for request in requests:
+            request.waiters.append(asking)
+    try:
+        yield
+    finally:
+        if asking is not None:
+            for request in requests:
+                request.waiters.remove(asking)
+
+
+def _held_up_by(request: AgentRequest) -> set[AgentRequest]:
+    """A request and all that can't end before it has: those that wait for it, those behind it, and so on."""
+    found: set[AgentRequest] = set()
+    unseen = [request]
+    while unseen:
+        one = unseen.pop()
+        if one.result is None and one not in found:
+            found.add(one)
+            unseen += one.waiters
+            unseen += one.registry.behind(one)
+    return found
 
 
 def checked_name(option: str, value: Any) -> str:
