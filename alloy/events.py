@@ -129,9 +129,12 @@ class Emitter:
         agent_id: the agent, if one runs the request.
         clock: seconds since the epoch.
         numbers: where the numbers come from, for requests that share them; from 1 by default.
+
+    Attributes:
+        watched: whether anybody gets the envelopes.
     """
 
-    __slots__ = ("_clock", "_numbers", "_sink", "agent_id", "correlation_id", "seq", "turn")
+    __slots__ = ("_clock", "_numbers", "_sink", "agent_id", "correlation_id", "seq", "turn", "watched")
 
     def __init__(
         self,
@@ -146,14 +149,10 @@ class Emitter:
         self.agent_id = agent_id
         self.seq = 0
         self.turn = 0
+        self.watched = sink is not None
         self._sink = sink
         self._clock = clock
         self._numbers = numbers or itertools.count(1)
-
-    @property
-    def watched(self) -> bool:
-        """Whether anybody gets the envelopes."""
-        return self._sink is not None
 
     def emit(self, event: EventName, /, **payload: Any) -> int:
         """Sends one envelope and returns its number."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from alloy.events import Emitter
     from alloy.loop.config import Config
     from alloy.loop.conversation import History
-    from alloy.providers.base import Delta, Provider, ProviderItem
+    from alloy.providers.base import Provider, ProviderItem
     from alloy.result import Status, StopReason, ToolCall
 
 __all__ = ["Gate", "Loop", "announce"]
@@ -386,10 +386,15 @@ class Loop:
 
     def _hear(self, turn: _Turn, item: ProviderItem) -> None:
         match item:
-            case TextDelta() | ThinkingDelta() | ToolCallDelta():
+            case TextDelta():
                 if self.events.watched:
                     turn.emitted = True
-                    self._show(turn, item)
+                    turn.shown.append(item.text)
+                    self.events.emit("text_delta", text=item.text)
+            case ThinkingDelta() | ToolCallDelta():
+                if self.events.watched:
+                    turn.emitted = True
+                    self._show(item)
             case Completion():
                 turn.completion = item
                 self._count(turn, item.usage)
@@ -404,13 +409,10 @@ class Loop:
             case _:
                 assert_never(item)
 
-    def _show(self, turn: _Turn, delta: Delta) -> None:
+    def _show(self, delta: ThinkingDelta | ToolCallDelta) -> None:
         match delta:
-            case TextDelta():
-                turn.shown.append(delta.text)
-                self.events.emit("text_delta", text=delta.text)
-            case ThinkingDelta():
-                self.events.emit("thinking_delta", text=delta.text)
+            case ThinkingDelta(text):
+                self.events.emit("thinking_delta", text=text)
             case ToolCallDelta(index, id_, name, arguments):
                 self.events.emit("tool_call_delta", index=index, id=id_, name=name, arguments=arguments)
             case _:

@@ -182,10 +182,10 @@ class AnthropicDecoder:
         part = self._by_index.get(_index(index))
         if part is None:
             raise ProviderError("the stream holds a piece of a block that never began", kind="server_error")
-        kind = (part.block.get("type"), delta.get("type"))
-        if kind == ("text", "text_delta") and isinstance(text := delta.get("text"), str):
+        kind, block = delta.get("type"), part.block.get("type")
+        if kind == "text_delta" and block == "text" and isinstance(text := delta.get("text"), str):
             return self._said(part, text)
-        if kind == ("thinking", "thinking_delta") and isinstance(text := delta.get("thinking"), str):
+        if kind == "thinking_delta" and block == "thinking" and isinstance(text := delta.get("thinking"), str):
             return self._thought(part, text)
         match delta:
             case {"type": "signature_delta", "signature": signature}:

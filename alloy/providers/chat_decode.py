@@ -236,7 +236,7 @@ class ChatDecoder:
         self._finish = finish or self._finish
         delta = _dict(choice.get("delta") or (not (self._text or self._calls) and choice.get("message")))
         content = delta.get("content")
-        if isinstance(content, str) and delta.keys() <= _PLAIN:  # nearly every chunk
+        if isinstance(content, str) and (len(delta) == 1 or delta.keys() <= _PLAIN):  # nearly every chunk
             return self._said(content)
         return self._delta(delta)
 

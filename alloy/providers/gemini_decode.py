@@ -190,7 +190,7 @@ class GeminiDecoder:
             yield from self._close(complete=self._finish != "MAX_TOKENS")
             self._detail = candidate.get("finishMessage") or _blocked(candidate)
         for name in _SOURCES:
-            if found := _dict(candidate.get(name)):
+            if name in candidate and (found := _dict(candidate[name])):
                 self._sources[name] = self._sources.get(name, {}) | found
 
     def _part(self, part: Mapping[str, Any]) -> Iterator[Delta]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
@@ -41,6 +42,9 @@ class ServerEvent(NamedTuple):
         except ValueError:
             shown = self.data if len(self.data) <= 80 else self.data[:77] + "..."
             raise ProviderError(f"an event of the stream is no JSON: {shown!r}", kind="network") from None
+
+
+_new_event = functools.partial(tuple.__new__, ServerEvent)  # half the time of ServerEvent(...)
 
 
 class EventParser:
@@ -123,9 +127,9 @@ class EventParser:
         for block in filter(None, blocks):
             name, newline, line = block.partition("\n")
             if not newline and name.startswith("data: "):
-                events.append(ServerEvent(name[6:]))
+                events.append(_new_event((name[6:], "message", ())))
             elif name.startswith("event: ") and line.startswith("data: ") and "\n" not in line:
-                events.append(ServerEvent(line[6:], name[7:] or "message"))
+                events.append(_new_event((line[6:], name[7:] or "message", ())))
             elif newline or not name.startswith(":"):
                 self._lines(block.encode() + b"\n\n", events)
 
