@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "AgentState", "Health"]
 
-AgentState: TypeAlias = Literal["new", "starting", "idle", "busy", "restarting", "closing", "closed"]
+AgentState: TypeAlias = Literal[
+    "new", "starting", "idle", "busy", "restarting", "closing", "closed", "asleep", "quarantined"
+]
 
 REMEMBERED = 64
 STREAM_BUFFER = 16_384  # envelopes that the reader of a stream_chat may be behind
@@ -49,7 +51,8 @@ class Health:
 
     Attributes:
         name: whose health.
-        state: what it does; ``closing`` is when it ends what it has accepted and takes nothing more.
+        state: what it does; ``closing`` is when it ends what it has accepted and takes nothing more, ``asleep`` and
+            ``quarantined`` are only told by a supervisor.
         running: the id of the request that runs.
         pending: how many requests wait.
         messages: how long its history is.
@@ -89,6 +92,8 @@ class Agent:
         ConfigurationError: an option can't be.
     """
 
+    __slots__ = ("__weakref__", "_life", "_named", "_owner")
+
     def __init__(
         self,
         config: Config | None = None,
@@ -116,6 +121,13 @@ class Agent:
             remember=_whole("remember", remember),
         )
         self._life: Any = None
+
+    @classmethod
+    def of(cls, owner: Owner) -> Agent:
+        """The face of an owner whose life is a supervisor's business."""
+        agent = cls.__new__(cls)
+        agent._named, agent._owner, agent._life = True, owner, owner  # noqa: SLF001  its own class
+        return agent
 
     # --- its life -----------------------------------------------------------------------------------------------------
 

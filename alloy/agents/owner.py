@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import dataclasses
-import hashlib
 import logging
 import time
 from contextlib import AsyncExitStack
@@ -19,10 +19,10 @@ import anyio
 from alloy._tasks import last_words, was_cancelled
 from alloy.agents.inbox import Inbox
 from alloy.agents.registry import AgentRequest, Registry, checked_name, current
+from alloy.agents.restarts import Poison
 from alloy.errors import (
     AgentClosedError,
     AgentCrashedError,
-    AgentQuarantinedError,
     AlloyError,
     RequestSettledError,
     SessionConflictError,
@@ -33,7 +33,6 @@ from alloy.loop.conversation import History, checked_prompt
 from alloy.loop.middleware import Middleware
 from alloy.loop.run import build_provider, guarded_sink
 from alloy.loop.turns import Loop, announce
-from alloy.messages import messages_to_json
 from alloy.providers.base import held
 from alloy.result import Result
 from alloy.sessions import Session
@@ -57,7 +56,6 @@ OwnerState: TypeAlias = Literal["new", "starting", "running", "restarting", "clo
 SAVING = 10.0  # seconds for a save
 SAVING_SOON = 4.0  # seconds for a save that somebody's result waits for; less than a run's last words have
 GOODBYE = 5.0  # seconds for on_shutdown
-POISONOUS = 3  # crashes until a message isn't tried again
 
 _log = logging.getLogger("alloy")
 
@@ -87,6 +85,7 @@ class Owner:
         config: how it runs its requests.
         watching: what it is connected with.
         remember: how many settled requests are remembered.
+        provider: the provider of `config`, where it is made already.
     """
 
     __slots__ = (
@@ -97,7 +96,6 @@ class Owner:
         "_loaded",
         "_numbers",
         "_on_event",
-        "_poison",
         "_reset_to",
         "_session",
         "_watching",
@@ -108,6 +106,7 @@ class Owner:
         "inbox",
         "loop",
         "name",
+        "poison",
         "provider",
         "registry",
         "run",
@@ -118,14 +117,13 @@ class Owner:
         "usage",
     )
 
-    def __init__(self, name: str, config: Config, watching: Watching, *, remember: int) -> None:
+    def __init__(
+        self, name: str, config: Config, watching: Watching, *, remember: int, provider: Provider | None = None
+    ) -> None:
         self.name = name
-        self.provider: Provider = build_provider(config)
+        self.provider: Provider = build_provider(config) if provider is None else provider
         self._watching = watching
         self._reset_to = config.messages
-        if watching.store is not None:
-            # First, since a hook of the user's that raises or hangs keeps those after it from being called.
-            config = config.with_options(middleware=(_Saves(self), *config.middleware))
         self.config = config
         self._on_event = guarded_sink(config.on_event)
         self.inbox = Inbox(name, config.max_pending)
@@ -137,7 +135,7 @@ class Owner:
         self._numbers = _Numbers(0 if watching.store is None else time.time_ns() // 1000)
         self._session: Session | None = None
         self._loaded = False
-        self._poison: dict[bytes, tuple[int, BaseException]] | None = None
+        self.poison: Poison | None = None
         self._detach: list[Callable[[], None]] = []
         self._held: AsyncExitStack | None = None
         self._held_provider: Provider | None = None
@@ -187,8 +185,8 @@ class Owner:
         message = checked_prompt(prompt)
         if (known := self.registry.known(request_id, message)) is not None:
             return known, False
-        if self._poison:
-            self._check_poison(message)
+        if self.poison is not None and (refusal := self.poison.refusal(self.name, message)) is not None:
+            raise refusal
         events = Emitter(request_id, self._publish, agent_id=self.name, numbers=self._numbers)
         request = AgentRequest(message, events, self.registry)
         before = self.inbox.offer(request)
@@ -276,8 +274,7 @@ class Owner:
             raise AgentCrashedError(self.name, error) from error
 
     async def _work(self) -> None:
-        async with AsyncExitStack() as self._held:
-            self._held_provider = None
+        try:
             while (item := await self.inbox.take()) is not None:
                 if isinstance(item, AgentRequest):
                     try:
@@ -287,11 +284,18 @@ class Owner:
                 else:
                     item.apply()
                     try:
-                        await self._save_quietly()
+                        await self.save_quietly()
                     finally:
                         item.done.set()
+        finally:
+            stack, self._held, self._held_provider = self._held, None, None
+            if stack is not None:
+                await stack.aclose()
 
     async def _answer(self, request: AgentRequest) -> None:
+        if self.poison is not None and (refusal := self.poison.refusal(self.name, request.message)) is not None:
+            self._settle_unrun(request, "failed", refusal)  # others like it crashed while it waited
+            return
         crashes: list[BaseException] = []
         try:
             await self._hold()
@@ -302,7 +306,8 @@ class Owner:
             if request.result is None:
                 self._settle_unrun(request, "failed" if crashes else "cancelled", crashes[0] if crashes else None)
         if crashes:
-            self._remember_poison(request.message, crashes[0])
+            self.poison = self.poison or Poison()
+            self.poison.remember(request.message, crashes[0])
             if isinstance(crashes[0], KeyboardInterrupt):
                 raise crashes[0]
             raise AgentCrashedError(self.name, crashes[0])
@@ -310,7 +315,7 @@ class Owner:
     async def _run(self, request: AgentRequest, crashes: list[BaseException]) -> None:
         self.history.say(request.message)
         self.running = request
-        self.run = run = Loop(self.config, self.provider, self.history, request.events)
+        self.run = run = Loop(_saving(self), self.provider, self.history, request.events)
         request.state = "running"
         with request.scope:
             async with anyio.create_task_group() as group:
@@ -327,9 +332,10 @@ class Owner:
 
     async def _hold(self) -> None:
         """Keeps what the provider needs from one request to the next, such as its connections."""
-        if self._held is None or self._held_provider is self.provider:
+        if self._held_provider is self.provider:
             return
         self._held_provider = self.provider
+        self._held = self._held or AsyncExitStack()  # made when first needed: it takes 800 bytes
         try:
             await self._held.aclose()
         except Exception:  # noqa: BLE001  the agent has another one now, and this is logged
@@ -401,7 +407,7 @@ class Owner:
             raise SessionError(self.name, f"the store failed ({type(error).__name__})") from error
         self.unsaved = False
 
-    async def _save_quietly(self) -> None:
+    async def save_quietly(self) -> None:
         try:
             await self.save(self.history.messages, self.usage)
         except SessionError as error:
@@ -426,22 +432,11 @@ class Owner:
         self.error = error
         self.state = "restarting"
 
-    def _check_poison(self, message: Message) -> None:
-        count, cause = (self._poison or {}).get(_fingerprint(message), (0, None))
-        if count >= POISONOUS and cause is not None:
-            why = f"won't run this message again, which has crashed it {count} times"
-            raise AgentQuarantinedError(self.name, cause, why)
-
-    def _remember_poison(self, message: Message, cause: BaseException) -> None:
-        self._poison = self._poison or {}
-        key = _fingerprint(message)
-        self._poison[key] = (self._poison.get(key, (0, None))[0] + 1, cause)
-
     def _listen(self) -> None:
         if not self._detach:
-            self._detach = [self.bus.attach(topic, self._hear) for topic in self._watching.topics]
+            self._detach = [self.bus.attach(topic, self.hear) for topic in self._watching.topics]
 
-    def _hear(self, envelope: Envelope) -> None:
+    def hear(self, envelope: Envelope) -> None:
         """Takes a message from a topic into the inbox, or tells why not."""
         if envelope.event != "message":
             return
@@ -461,7 +456,7 @@ class Owner:
         try:
             self._let_go()
             if self.unsaved:
-                await last_words(self._save_quietly, within=SAVING + 1)
+                await last_words(self.save_quietly, within=SAVING + 1)
             if self._loaded and (say_goodbye := self._watching.on_shutdown) is not None:
                 await last_words(lambda: self._say(say_goodbye), within=GOODBYE)
         finally:
@@ -505,6 +500,16 @@ class Owner:
         self.config, self.provider = config, provider
 
 
+def _saving(owner: Owner) -> Config:
+    """How an agent runs a request: as its config says, and its session is saved."""
+    if owner.store is None:
+        return owner.config
+    config = copy.copy(owner.config)  # a copy for each request costs microseconds, and one for each agent kilobytes
+    # First, since a hook of the user's that raises or hangs keeps those after it from being called.
+    object.__setattr__(config, "middleware", (_Saves(owner), *config.middleware))
+    return config
+
+
 class _Saves(Middleware):
     """Saves the session before a request's end is told."""
 
@@ -536,7 +541,3 @@ class _Numbers:
     def pass_over(self, number: int) -> None:
         """Goes on behind a number that was given already."""
         self.last = max(self.last, number)
-
-
-def _fingerprint(message: Message) -> bytes:
-    return hashlib.sha256(messages_to_json([message])).digest()
