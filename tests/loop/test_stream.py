@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import anyio
 import pytest
 
@@ -130,3 +132,54 @@ async def test_cancelling_the_reader_cancels_the_run():
 
     assert scope.cancelled_caught
     assert run.result.status == "cancelled"
+
+
+async def test_two_readers_share_the_envelopes_and_both_come_to_the_end():
+    heard = []
+
+    async with alloy.stream("Hi.", provider=Scripted(["one two three"])) as run:
+
+        async def read() -> None:
+            heard.extend([envelope.seq async for envelope in run])
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read)
+                tasks.start_soon(read)
+
+    assert sorted(heard) == list(range(1, len(heard) + 1))
+    assert len(heard) > 5
+
+
+async def test_who_stops_waiting_for_an_envelope_loses_none():
+    async with alloy.stream("Hi.", provider=Scripted([hangs("one two")])) as run:
+        await anyio.wait_all_tasks_blocked()
+        with anyio.CancelScope() as scope:
+            async for envelope in run:
+                if envelope.payload.get("text") == "two":
+                    scope.cancel()
+        run.cancel()
+        envelopes = [envelope async for envelope in run]
+
+    assert scope.cancelled_caught
+    assert [envelope.event for envelope in envelopes] == ["turn_end", "response"]
+
+
+async def test_a_reader_with_much_to_read_lets_others_have_their_turn():
+    turns = 0
+
+    async def work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with alloy.stream("Count.", provider=Scripted([" ".join(["word"] * 900)])) as run:
+        await anyio.wait_all_tasks_blocked()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work)
+            seen = [turns async for _ in run.text_deltas()]
+            tasks.cancel_scope.cancel()
+
+    assert len(seen) == 900
+    assert max(Counter(seen).values()) <= 64

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alloy import errors
-from alloy.events import Emitter
+from alloy.events import Emitter, Envelope
 from alloy.result import Result
 from alloy.usage import Usage
 
@@ -101,6 +101,17 @@ def test_an_emitter_numbers_and_stamps_what_it_sends():
         "payload": {"text": "hi"},
         "agent_id": "desk",
     }
+
+
+def test_what_an_emitter_sends_is_a_frozen_envelope_like_any_other():
+    envelopes = []
+    Emitter("r1", envelopes.append, clock=lambda: 1.5).emit("text_delta", text="hi")
+
+    assert envelopes == [
+        Envelope(seq=1, correlation_id="r1", turn=0, ts_ms=1500, event="text_delta", payload={"text": "hi"})
+    ]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        envelopes[0].seq = 2
 
 
 def test_an_envelope_with_something_odd_inside_is_json_all_the_same():
