@@ -17,6 +17,7 @@ from alloy.providers import http
 from alloy.providers.base import Completion, Request, TextDelta
 from alloy.providers.chat import ChatCompletions
 from alloy.providers.http import Endpoint, Secret, lease_client, origin, scrub
+from alloy.providers.retry import Retrying
 
 pytestmark = pytest.mark.anyio
 
@@ -213,6 +214,28 @@ async def test_a_stream_that_ends_too_early_is_no_answer():
     error = await failure(sending(HEAD, event(HELLO), b"0\r\n\r\n"))
 
     assert error.kind == "network"
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind"),
+    [
+        (b"data: {\n\n", "network"),
+        (b'data: {"choices": 1, "usage": {"prompt_tokens": NaN}}\n\ndata: [DONE]\n\n', "server_error"),
+        (b"", "network"),
+    ],
+)
+async def test_what_came_together_with_an_error_comes_before_it(broken, kind):
+    items = []
+    body = b"data: " + json.dumps(HELLO).encode() + b"\n\n" + broken
+    async with serving(sending(HEAD, b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))) as server:
+        with anyio.fail_after(5), pytest.raises(ProviderError) as caught:
+            async with Retrying(server.provider()).stream(Request(messages=[as_user_message("Hi")])) as answer:
+                async for item in answer:
+                    items.append(item)  # noqa: PERF401  what came before the error counts
+
+    assert items == [TextDelta("Hello")]
+    assert caught.value.kind == kind
+    assert len(server.requests) == 1
 
 
 async def test_a_stream_is_complete_though_the_server_never_closes_it():
