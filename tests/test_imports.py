@@ -9,6 +9,7 @@ import pytest
 
 LOOP = {
     "alloy",
+    "alloy._secrets",
     "alloy._tasks",
     "alloy.errors",
     "alloy.events",
@@ -16,6 +17,7 @@ LOOP = {
     "alloy.loop",
     "alloy.loop.channel",
     "alloy.loop.config",
+    "alloy.loop.conversation",
     "alloy.loop.middleware",
     "alloy.loop.run",
     "alloy.loop.toolrun",
@@ -31,8 +33,6 @@ LOOP = {
     "alloy.tools.compact",
     "alloy.tools.docstring",
     "alloy.tools.functions",
-    "alloy.tools.paths",
-    "alloy.tools.read",
     "alloy.usage",
 }
 ANYIO = {"anyio", "sniffio", "typing_extensions"}  # anyio and what it takes, which differs between versions

@@ -34,10 +34,12 @@ class Options(TypedDict, total=False):
     max_turns: int
     middleware: Sequence[Middleware]
     working_directory: str | os.PathLike[str]
+    allowed_paths: Sequence[str | os.PathLike[str]]
     context: Mapping[str, Any]
     until_tool: str | None
     timeout: float | None
     tool_timeout: float
+    max_concurrent_tools: int
     max_result_bytes: int
     on_event: Sink | None
     fallback_providers: Sequence[Provider | str]
@@ -60,10 +62,12 @@ class Config:
         max_turns: how many answers a run may take.
         middleware: hooks into the run, first to last.
         working_directory: the folder that file tools stay in; absolute from here on.
+        allowed_paths: further folders, or single files, that file tools may use; absolute from here on.
         context: anything of yours; tools and middleware get it.
         until_tool: the tool that must have been called successfully before the run completes.
         timeout: seconds that a run may take, all in all; None for no limit.
         tool_timeout: seconds that one tool call may take, unless the tool says otherwise.
+        max_concurrent_tools: how many tool calls of one answer may run at once.
         max_result_bytes: how much of a tool result's text is kept, in bytes of UTF-8, unless the tool says otherwise.
         on_event: a function that gets every envelope; called on the event loop, so it must not block.
         fallback_providers: who is asked when `provider` fails for good, in order.
@@ -88,10 +92,12 @@ class Config:
     max_turns: int = 25
     middleware: tuple[Middleware, ...] = ()
     working_directory: Path = Path()
+    allowed_paths: tuple[Path, ...] = ()
     context: Mapping[str, Any] = field(default_factory=dict, repr=False)
     until_tool: str | None = None
     timeout: float | None = None
     tool_timeout: float = 120.0
+    max_concurrent_tools: int = 16
     max_result_bytes: int = 50_000
     on_event: Sink | None = None
     fallback_providers: tuple[Provider | str, ...] = ()
@@ -155,6 +161,15 @@ def _several(kind: type, expected: str) -> Callable[[str, Any], Any]:
         return tuple(value)
 
     return check
+
+
+def _paths(name: str, value: Any) -> tuple[Path, ...]:
+    if isinstance(value, str | bytes | os.PathLike | Mapping) or not isinstance(value, Sequence):
+        raise InvalidOptionError(name, "a list of paths", value)
+    for path in value:
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+            raise InvalidOptionError(name, "a list of paths", path)
+    return tuple(Path(os.path.abspath(path)) for path in value)  # noqa: PTH100  Path.absolute keeps ".."
 
 
 def _provider(name: str, value: Any) -> Any:
@@ -243,10 +258,12 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "max_turns": _whole(1),
     "middleware": _several(Middleware, "alloy.Middleware instances"),
     "working_directory": _plain((str, os.PathLike), "a folder's path"),
+    "allowed_paths": _paths,
     "context": _plain(Mapping, "a mapping"),
     "until_tool": _plain((str, type(None)), "a tool's name or None"),
     "timeout": _maybe_limit,
     "tool_timeout": _limit,
+    "max_concurrent_tools": _whole(1),
     "max_result_bytes": _whole(1),
     "on_event": _sink,
     "fallback_providers": _fallbacks,

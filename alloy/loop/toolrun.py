@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from alloy._secrets import without_keys
 from alloy._tasks import call_soon, was_cancelled
 from alloy.errors import ToolError
 from alloy.history import UNKNOWN_OUTCOME
@@ -91,13 +93,14 @@ class ToolBatch:
         Raises:
             Exception: what a hook raised, after the calls that ran beside it have ended.
         """
+        limits = self._limits()
         for group in self._groups():
             if len(group) == 1:
                 await self._call(group[0])
             else:
                 async with anyio.create_task_group() as tasks:
                     for index in group:
-                        tasks.start_soon(self._call, index)
+                        tasks.start_soon(self._call_in_turn, index, limits)
             if self._failure is not None:
                 raise self._failure
 
@@ -114,6 +117,20 @@ class ToolBatch:
                 group.append(index)
         if group:
             yield group
+
+    def _limits(self) -> dict[str, anyio.Semaphore]:
+        """For each tool that has a limit of its own how many calls may run at once, and under "" for all of them."""
+        own = {name: tool.max_concurrency for name, tool in self._runner.tools.items() if tool.max_concurrency}
+        limits = {"": self._runner.config.max_concurrent_tools, **own}
+        return {name: anyio.Semaphore(limit, fast_acquire=True) for name, limit in limits.items()}
+
+    async def _call_in_turn(self, index: int, limits: Mapping[str, anyio.Semaphore]) -> None:
+        """One call, when there is room for it: first beside others of its tool, then beside all."""
+        async with AsyncExitStack() as stack:
+            for name in (self.calls[index].name, ""):
+                if name in limits:
+                    await stack.enter_async_context(limits[name])
+            await self._call(index)
 
     async def _call(self, index: int) -> None:
         """One call from its hooks to its record; what hooks raise is kept for the batch."""
@@ -156,8 +173,8 @@ class ToolBatch:
         tool = self._runner.tools[call.name]
         limit = tool.timeout or self._runner.config.tool_timeout
         try:
-            with anyio.move_on_after(limit) as scope:
-                output = ToolOutput.of(await tool.execute(call.input, self._context(call, start)))
+            with anyio.move_on_after(limit + tool.grace) as scope:
+                output = ToolOutput.of(await tool.execute(call.input, self._context(call, start, limit)))
             if scope.cancelled_caught:
                 output = ToolOutput(
                     f"Timed out after {limit:g} seconds. It may or may not have taken effect.", is_error=True
@@ -172,7 +189,7 @@ class ToolBatch:
             start.over = True
         return output
 
-    def _context(self, call: ToolUseBlock, start: _Start) -> ToolContext:
+    def _context(self, call: ToolUseBlock, start: _Start, limit: float) -> ToolContext:
         events = self._runner.events
         return ToolContext(
             call_id=call.id,
@@ -182,6 +199,8 @@ class ToolBatch:
             working_directory=self._runner.config.working_directory,
             context=self._runner.config.context,
             report=_Report(events, start),
+            allowed_paths=self._runner.config.allowed_paths,
+            timeout=limit,
         )
 
     def _start(self, call: ToolUseBlock) -> _Start:
@@ -198,7 +217,7 @@ class ToolBatch:
     def _record(self, call: ToolUseBlock, output: ToolOutput, duration_ms: int = 0) -> ToolCall:
         tool = self._runner.tools.get(call.name)
         limit = (tool and tool.max_result_bytes) or self._runner.config.max_result_bytes
-        text = head_and_tail(output.text, limit)
+        text = head_and_tail(without_keys(output.text), limit)
         blocks = (TextBlock(text),) if text.strip() else () if output.media else (TextBlock(NO_OUTPUT),)
         return ToolCall(
             id=call.id,
@@ -255,7 +274,7 @@ class _Report:
     def _emit(self, text: str) -> None:
         if not self._start.over:
             call = self._start.call
-            self._events.emit("tool_progress", id=call.id, name=call.name, text=text)
+            self._events.emit("tool_progress", id=call.id, name=call.name, text=without_keys(text))
 
 
 def head_and_tail(text: str, limit: int) -> str:

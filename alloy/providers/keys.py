@@ -1,4 +1,4 @@
-"""API keys that don't show themselves; no I/O."""
+"""API keys, and texts without them; no I/O."""
 
 from __future__ import annotations
 
@@ -6,57 +6,17 @@ import base64
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from alloy.errors import InvalidOptionError
+from alloy._secrets import SHORTEST, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = ["Secret", "cleaned", "origin", "scrub"]
 
-SHORTEST = 8
-"""What has fewer characters is a placeholder, not a key."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-class Secret:
-    """An API key that doesn't show itself.
-
-    Args:
-        value: the key; blanks around it, as a file's last newline, are dropped.
-        prefix: what stands before it in its header, such as ``Bearer``.
-
-    Raises:
-        InvalidOptionError: no header can carry it.
-    """
-
-    __slots__ = ("_prefix", "_value")
-
-    def __init__(self, value: str, prefix: str = "") -> None:
-        self._value = value.strip()
-        self._prefix = prefix
-        if not (self._value.isascii() and self._value.isprintable()):
-            raise InvalidOptionError("api_key", "printable ASCII characters", object())
-
-    @classmethod
-    def of_header(cls, header: str) -> Self:
-        """The key in a header's value, which may have a prefix."""
-        prefix, _, key = header.strip().rpartition(" ")
-        return cls(key, prefix)
-
-    def reveal(self) -> str:
-        """The key itself."""
-        return self._value
-
-    @property
-    def header(self) -> str:
-        """What its header says."""
-        return f"{self._prefix} {self._value}" if self._prefix else self._value
-
-    def __repr__(self) -> str:
-        return "Secret(...)"
 
 
 def cleaned(text: object, secrets: Iterable[Secret], longest: int) -> str:

@@ -46,6 +46,8 @@ class ToolContext:
         working_directory: the directory that file tools stay in; absolute.
         context: what the application passed to the run as `context`.
         report: sends a line of progress to whoever watches; never blocks, and may be called from any thread.
+        allowed_paths: further folders and files that file tools may use; absolute.
+        timeout: how long the call may take, in seconds; None where nobody has set a limit.
     """
 
     call_id: str
@@ -55,6 +57,8 @@ class ToolContext:
     working_directory: Path
     context: Mapping[str, Any]
     report: Callable[[str], None] = field(repr=False)
+    allowed_paths: tuple[Path, ...] = ()
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,7 @@ class ToolOptions(TypedDict, total=False):
     description: str
     timeout: float | None
     concurrency_safe: bool
+    max_concurrency: int | None
     max_result_bytes: int | None
     options: Mapping[str, Any]
 
@@ -151,6 +156,7 @@ class Tool:
         function: called with the arguments and a `ToolContext`; a blocking one runs in a thread.
         timeout: how long a call may take, in seconds; None means the run's `tool_timeout`.
         concurrency_safe: whether calls may run beside other calls of the same answer.
+        max_concurrency: how many calls of this tool may run beside each other; None for no limit of its own.
         max_result_bytes: how much of a result's text the model gets, in bytes; None means the run's own limit.
         options: what a vendor can be told besides, such as ``{"strict": True}``.
 
@@ -164,8 +170,12 @@ class Tool:
     input_schema: Mapping[str, Any] = {"type": "object", "properties": {}}
     timeout: float | None = None
     concurrency_safe: bool = True
+    max_concurrency: int | None = None
     max_result_bytes: int | None = None
     options: Mapping[str, Any] = {}
+
+    grace: float = 0.0
+    """How many seconds after its timeout a call may end by itself, for tools that heed `ToolContext.timeout`."""
 
     _function: Callable[[Mapping[str, Any], ToolContext], Any] | None = None
 
@@ -345,6 +355,9 @@ def _common_problem(tool: Any) -> str | None:
         return "max_result_bytes must be a whole number of bytes above 0, or None for the run's own limit"
     if not isinstance(tool.concurrency_safe, bool):
         return "concurrency_safe must be True or False"
+    calls = tool.max_concurrency
+    if calls is not None and not (isinstance(calls, int) and not isinstance(calls, bool) and calls > 0):
+        return "max_concurrency must be a whole number of calls above 0, or None"
     return None
 
 

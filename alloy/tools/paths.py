@@ -1,4 +1,9 @@
-"""Opening files inside a directory, and nowhere else."""
+"""Where file tools may go: inside some folders, and nowhere else.
+
+A path is resolved and checked first. Then it is walked from the folder's descriptor, one name at a time and without following
+links, and whatever is done is done by the descriptor that the walk ends with. So what is used is what was checked, whoever
+moves or links things meanwhile. Systems whose calls take no descriptors of folders open by name, and look again afterwards.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +12,34 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from alloy.errors import ToolError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import BinaryIO
 
-__all__ = ["inside", "open_inside"]
+    from alloy.tools.base import ToolContext
+
+__all__ = [
+    "Folder",
+    "Kind",
+    "check_file",
+    "inside",
+    "missing",
+    "open_folder",
+    "open_inside",
+    "open_parent",
+    "prefix",
+    "roots",
+    "why",
+]
 
 _WALKS = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
-_READ = os.O_RDONLY | sum(
-    getattr(os, flag, 0) for flag in ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NOFOLLOW", "O_NONBLOCK")
-)
+_NEVER = sum(getattr(os, flag, 0) for flag in ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NOFOLLOW", "O_NONBLOCK"))
+"""However a file is opened: no link followed, no terminal taken, no pipe waited for, nothing inherited."""
+_READ = os.O_RDONLY | _NEVER
 _PASS = getattr(os, "O_PATH", os.O_RDONLY) | sum(
     getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW")
 )
@@ -27,131 +47,315 @@ _NEIGHBOURS = 2000
 _LINKED = "{!r} leads through symbolic links that go round in circles, or that have just changed"
 
 
-def inside(root: Path, path: str) -> tuple[Path, tuple[str, ...]]:
+Kind: TypeAlias = Literal["file", "folder", "link", "other"]
+"""What something in a folder is: a regular file, a folder, a symbolic link, or a device, pipe or socket."""
+
+
+def roots(context: ToolContext) -> tuple[Path, ...]:
+    """The folders that a call's file tools may go to, the working directory first."""
+    return (context.working_directory, *context.allowed_paths)
+
+
+def inside(allowed: Sequence[Path], path: str) -> tuple[Path, tuple[str, ...]]:
     """Where a path leads, with symbolic links resolved.
 
     Args:
-        root: the directory to stay in; absolute.
-        path: relative to it, or absolute.
+        allowed: the folders, or single files, to stay in; absolute. The first is the working directory.
+        path: relative to the working directory, or absolute.
 
     Returns:
-        The real root, and the names that lead from there to the file, without links or ``..``.
+        The real path of the folder that it's in, and the names that lead from there, without links or ``..``.
 
     Raises:
-        ToolError: it leads out of the directory, or is no path.
+        ToolError: it leads out of all of them, or is no path.
     """
     if not path or "\0" in path:
         raise ToolError(f"{path!r} is no path; give one inside the working directory, such as 'src/main.py'")
     try:
-        real_root = Path(os.path.realpath(root))
-        real = Path(os.path.realpath(real_root / path))
+        here = os.path.realpath(allowed[0])
+        real = Path(os.path.realpath(os.path.join(here, path)))  # noqa: PTH118  a Path drops the slash at its end
+        tops = [Path(here), *(Path(os.path.realpath(top)) for top in allowed[1:])]
     except (OSError, ValueError) as error:  # too long, or what the file system can't spell
-        raise ToolError(f"{path!r} is no path here: {_why(error)}") from None
-    if not real_root.is_dir():
-        raise ToolError(f"the working directory {str(root)!r} doesn't exist")
-    if not real.is_relative_to(real_root):
-        raise ToolError(f"{path!r} is outside of the working directory; only what is inside can be read")
-    return real_root, real.relative_to(real_root).parts
+        raise ToolError(f"{path!r} is no path here: {why(error)}") from None
+    if not tops[0].is_dir():
+        raise ToolError(f"the working directory {str(allowed[0])!r} doesn't exist")
+    for top in tops:
+        if real.is_relative_to(top):
+            return (top, real.relative_to(top).parts) if top.is_dir() else (top.parent, (top.name,))
+    others = " and of what else is allowed" if len(tops) > 1 else ""
+    raise ToolError(f"{path!r} is outside of the working directory{others}; only what is inside can be used")
 
 
-def open_inside(root: Path, path: str) -> BinaryIO:
-    """Opens a regular file for reading, if it's inside a directory.
-
-    The path is resolved and checked, and then walked from the directory's descriptor without following links, so that
-    nothing put in its way after the check leads out. Devices, pipes and the like aren't opened.
+class Folder:
+    """A folder that is open; use it in a ``with`` block.
 
     Args:
-        root: the directory to stay in; absolute.
-        path: relative to it, or absolute.
+        path: its real path.
+        descriptor: its descriptor, which it closes; None on systems that can't use one.
+        names: those that lead to it from the folder that the walk began in.
+    """
+
+    __slots__ = ("_descriptor", "names", "path")
+
+    def __init__(self, path: Path, descriptor: int | None, names: tuple[str, ...] = ()) -> None:
+        self.path = path
+        self.names = names
+        self._descriptor = descriptor
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Opens a folder by its real path."""
+        return cls(path, os.open(path, _PASS & ~os.O_NOFOLLOW) if _WALKS else None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def look(self, name: str) -> os.stat_result | None:
+        """What `name` in the folder is, links not followed; None if there is nothing."""
+        try:
+            return os.stat(self._name(name), **self._here(), follow_symlinks=False)  # noqa: PTH116  no Path a descriptor
+        except FileNotFoundError:
+            return None
+
+    def enter(self, name: str) -> Folder:
+        """Opens the folder `name` in it."""
+        descriptor = self._descriptor
+        if descriptor is None:
+            self._name(name)
+        else:
+            descriptor = os.open(name, _PASS, dir_fd=descriptor)
+        return Folder(self.path / name, descriptor, (*self.names, name))
+
+    def open(self, name: str, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+        """Opens the file `name` in it and returns its descriptor."""
+        descriptor = os.open(self._name(name), flags | _NEVER, mode, **self._here())
+        if self._descriptor is None and not self._is_still(name, descriptor):
+            os.close(descriptor)
+            raise ToolError(_LINKED.format(name))
+        return descriptor
+
+    def make(self, name: str) -> None:
+        """Makes the folder `name` in it, unless there is one."""
+        with suppress(FileExistsError):
+            os.mkdir(self._name(name), **self._here())  # noqa: PTH102  as above
+
+    def replace(self, old: str, new: str) -> None:
+        """Gives the file `old` in it the name `new`; what had it is gone."""
+        here = self._here().get("dir_fd")
+        os.replace(self._name(old), self._name(new), src_dir_fd=here, dst_dir_fd=here)
+
+    def remove(self, name: str) -> None:
+        """Removes the file `name` in it."""
+        os.unlink(self._name(name), **self._here())
+
+    def target(self, name: str) -> str:
+        """Where the symbolic link `name` in it leads, as it's written in the link."""
+        try:
+            return os.readlink(self._name(name), **self._here())
+        except OSError:
+            return "?"
+
+    def release(self) -> int:
+        """Its descriptor, which is the caller's from now on.
+
+        Raises:
+            ToolError: the system has none.
+        """
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            raise ToolError("this system has no descriptors of folders")
+        return descriptor
+
+    def is_writable(self, name: str) -> bool:
+        """Whether the file `name` in it may be written."""
+        return os.access(self._name(name), os.W_OK, **self._here())
+
+    def entries(self, limit: int) -> dict[str, Kind]:
+        """What is in it, by name, and of which kind, in no order; no more than `limit`."""
+        listing: Any = self.listing()
+        try:
+            with os.scandir(listing) as entries:
+                return {entry.name: _kind(entry) for entry, _ in zip(entries, range(limit), strict=False)}
+        finally:
+            if isinstance(listing, int):
+                os.close(listing)
+
+    def listing(self) -> int | str:
+        """A descriptor that the folder can be listed by, for the caller to close; its path where there is none."""
+        if self._descriptor is None:
+            return str(self.path)
+        return os.open(".", os.O_RDONLY | _NEVER, dir_fd=self._descriptor)
+
+    def sync(self) -> None:
+        """Has its entries written to the disk, where the system can."""
+        listing = self.listing()
+        if isinstance(listing, int):
+            with suppress(OSError):
+                os.fsync(listing)
+            os.close(listing)
+
+    def _here(self) -> dict[str, Any]:
+        return {} if self._descriptor is None else {"dir_fd": self._descriptor}
+
+    def _name(self, name: str) -> str:
+        """The name, or the whole path where there is no descriptor; checked, as well as that can be."""
+        if self._descriptor is not None:
+            return name
+        if os.path.realpath(self.path) != str(self.path):
+            raise ToolError(_LINKED.format(str(self.path)))
+        return str(self.path / name)
+
+    def _is_still(self, name: str, descriptor: int) -> bool:
+        real = self.path / name
+        return os.path.realpath(real) == str(real) and os.path.samestat(os.fstat(descriptor), real.lstat())
+
+
+def open_inside(allowed: Sequence[Path], path: str) -> BinaryIO:
+    """Opens a regular file for reading, if it's inside. Devices, pipes and the like aren't opened.
+
+    Args:
+        allowed: as of `inside`.
+        path: relative to the working directory, or absolute.
 
     Raises:
-        ToolError: there is no such file, it's something else, or it's outside of the directory.
+        ToolError: there is no such file, it's something else, or it's outside.
     """
-    real_root, names = inside(root, path)
+    folder, name = open_parent(allowed, path)
+    with folder, _named_errors(path):
+        found = folder.look(name)
+        if found is None:
+            raise ToolError(missing(folder, name, path))
+        check_file(found, path)
+        descriptor = folder.open(name)
+        try:
+            check_file(os.fstat(descriptor), path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def open_parent(allowed: Sequence[Path], path: str, *, make: bool = False) -> tuple[Folder, str]:
+    """Opens the folder that a file is in, or is to be in.
+
+    Args:
+        allowed: as of `inside`.
+        path: the file's, relative to the working directory, or absolute.
+        make: whether to make the folders that aren't there.
+
+    Returns:
+        The folder, for the caller to close, and the file's name in it.
+
+    Raises:
+        ToolError: it's outside, something in its way is no folder, or it isn't there.
+    """
+    root, names = inside(allowed, path)
     if not names:
         raise ToolError(f"{path!r} is a directory, not a file")
-    try:
-        descriptor = _walk(real_root, names, path) if _WALKS else _open_and_compare(real_root, names, path)
-    except OSError as error:
-        raise ToolError(f"can't open {path!r}: {_why(error)}") from None
-    return os.fdopen(descriptor, "rb", buffering=0)
+    if path.endswith(("/", os.sep)):
+        raise ToolError(f"{path!r} is a directory's path; a file's doesn't end with a slash")
+    with _named_errors(path):
+        return _walk(root, names, path, make=make, last=1), names[-1]
 
 
-def _walk(root: Path, names: tuple[str, ...], path: str) -> int:
-    """A descriptor of the file, reached from one directory to the next."""
-    here = os.open(root, _PASS & ~os.O_NOFOLLOW)
-    for depth in range(len(names)):
-        try:
-            following = _step(here, names, depth, path)
-        finally:
-            os.close(here)
+def open_folder(allowed: Sequence[Path], path: str) -> Folder:
+    """Opens a folder, if it's inside, for the caller to close.
+
+    Args:
+        allowed: as of `inside`.
+        path: relative to the working directory, or absolute.
+
+    Raises:
+        ToolError: there is no such folder, it's something else, or it's outside.
+    """
+    root, names = inside(allowed, path)
+    with _named_errors(path):
+        return _walk(root, names, path)
+
+
+def prefix(allowed: Sequence[Path], folder: Folder) -> tuple[str, ...]:
+    """The names that lead to a folder from the working directory; its whole path, if it is somewhere else."""
+    here = os.path.realpath(allowed[0])
+    if folder.path.is_relative_to(here):
+        return folder.path.relative_to(here).parts
+    return ("", *folder.path.parts[1:])
+
+
+def _walk(root: Path, names: tuple[str, ...], path: str, *, make: bool = False, last: int = 0) -> Folder:
+    """The folder that the names lead to from the root, but for the `last` ones."""
+    here = Folder.at(root)
+    for depth, name in enumerate(names[: len(names) - last]):
+        with here:
+            found = here.look(name)
+            if found is None and make:
+                here.make(name)
+                found = here.look(name)
+            if found is None:
+                raise ToolError(missing(here, name, path, names[depth + 1 :]))
+            if stat.S_ISLNK(found.st_mode):
+                raise ToolError(_LINKED.format(path))
+            if not stat.S_ISDIR(found.st_mode):
+                raise ToolError(f"no file {path!r}: {'/'.join(names[: depth + 1])!r} is no directory")
+            following = here.enter(name)
         here = following
     return here
 
 
-def _step(directory: int, names: tuple[str, ...], depth: int, path: str) -> int:
-    """A descriptor of the directory or, at last, the file that `names[depth]` is in `directory`."""
-    name, last = names[depth], depth == len(names) - 1
-    try:
-        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        raise ToolError(_missing(directory, names, depth, path)) from None
-    if stat.S_ISLNK(mode):
+def check_file(found: os.stat_result, path: str) -> None:
+    """Checks that this is a regular file.
+
+    Raises:
+        ToolError: it's something else.
+    """
+    if stat.S_ISLNK(found.st_mode):
         raise ToolError(_LINKED.format(path))
-    if last:
-        _check_kind(mode, path)
-        return _checked(os.open(name, _READ, dir_fd=directory), path)
-    if not stat.S_ISDIR(mode):
-        raise ToolError(f"no file {path!r}: {'/'.join(names[: depth + 1])!r} is no directory")
-    return os.open(name, _PASS, dir_fd=directory)
-
-
-def _open_and_compare(root: Path, names: tuple[str, ...], path: str) -> int:
-    """A descriptor of the file, for systems that can't walk: opened, and looked at again."""
-    real = root.joinpath(*names)
-    try:
-        _check_kind(real.stat().st_mode, path)
-    except FileNotFoundError:
-        raise ToolError(f"no file {path!r}") from None
-    descriptor = _checked(os.open(real, _READ), path)
-    if os.path.realpath(real) == str(real) and os.path.samestat(os.fstat(descriptor), real.lstat()):
-        return descriptor
-    os.close(descriptor)
-    raise ToolError(_LINKED.format(path))
-
-
-def _checked(descriptor: int, path: str) -> int:
-    """The descriptor, if it's of a file; closed if not."""
-    try:
-        _check_kind(os.fstat(descriptor).st_mode, path)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _check_kind(mode: int, path: str) -> None:
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(found.st_mode):
         raise ToolError(f"{path!r} is a directory, not a file")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise ToolError(f"{path!r} is a device, pipe or socket, not a file")
 
 
-def _missing(directory: int, names: tuple[str, ...], depth: int, path: str) -> str:
-    """That there is no such file, with the names in its directory that look like it."""
+class _named_errors:  # noqa: N801  a context manager, used as a function
+    """Tells of the operating system's refusals by the path that was asked for."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError):
+            raise ToolError(f"can't open {self._path!r}: {why(error)}") from None
+
+
+def _kind(entry: os.DirEntry[str]) -> Kind:
+    if entry.is_symlink():
+        return "link"
+    if entry.is_dir(follow_symlinks=False):
+        return "folder"
+    return "file" if entry.is_file(follow_symlinks=False) else "other"
+
+
+def missing(folder: Folder, name: str, path: str, after: tuple[str, ...] = ()) -> str:
+    """That there is no such file (`name` in `folder`, and `after` below it), with the names in its directory that look like it."""
     near: list[str] = []
     with suppress(OSError):  # a directory that can be passed, but not listed
-        descriptor = os.open(".", os.O_RDONLY, dir_fd=directory)
-        try:
-            with os.scandir(descriptor) as entries:
-                found = [entry.name for entry, _ in zip(entries, range(_NEIGHBOURS), strict=False)]
-        finally:
-            os.close(descriptor)
-        folded = {name.casefold(): name for name in sorted(found)}
-        near = [folded[name] for name in difflib.get_close_matches(names[depth].casefold(), folded, n=3, cutoff=0.6)]
-    hint = ", ".join(repr("/".join((*names[:depth], name, *names[depth + 1 :]))) for name in near)
+        folded = {name.casefold(): name for name in sorted(folder.entries(_NEIGHBOURS))}
+        near = [folded[near] for near in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)]
+    hint = ", ".join(repr("/".join((*folder.names, name, *after))) for name in near)
     return f"no file {path!r}" + (f"; did you mean {hint}?" if hint else "")
 
 
-def _why(error: OSError | ValueError) -> str:
+def why(error: OSError | ValueError) -> str:
+    """What the operating system said, in a few words."""
     return (error.strerror or type(error).__name__).lower() if isinstance(error, OSError) else "it can't be encoded"

@@ -18,7 +18,7 @@ from alloy.tools.base import FunctionTool
 
 pytestmark = pytest.mark.anyio
 
-MODULE = importlib.import_module("alloy.tools.read")  # as an attribute, alloy.tools.read is the tool
+MODULE = importlib.import_module("alloy.tools.core.read")  # as an attribute, alloy.tools.read is the tool
 
 
 def context(root: Path) -> ToolContext:
@@ -154,9 +154,9 @@ def test_a_page_is_the_same_however_the_file_falls_into_chunks(room, lines, offs
         patch.setattr(MODULE, "_CHUNK", chunk)
         if expected and offset > len(expected):
             with pytest.raises(ToolError, match=f" {len(expected)} line"):
-                MODULE._page(room, "a.txt", (offset, limit), threading.Event())
+                MODULE._page((room,), "a.txt", (offset, limit), threading.Event())
             return
-        shown = MODULE._page(room, "a.txt", (offset, limit), threading.Event()).split("\n")
+        shown = MODULE._page((room,), "a.txt", (offset, limit), threading.Event()).split("\n")
     if not expected:
         assert shown == ["(a.txt is empty)"]
         return
@@ -412,7 +412,7 @@ def test_no_path_gives_what_is_outside(room, names, start):
         (room / "loop").symlink_to("loop/x")
     path = start.format(root=room, outside=room.parent) + "/".join(names)
     try:
-        with paths.open_inside(room, path) as file:
+        with paths.open_inside((room,), path) as file:
             content = file.read()
     except ToolError:
         return

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from alloy._tasks import run_in_thread
 from alloy.errors import ToolError
 from alloy.tools.base import CoreTool, ToolContext
-from alloy.tools.paths import open_inside
+from alloy.tools.paths import open_inside, roots
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -43,16 +44,14 @@ async def _read(path: str, offset: int = 1, limit: int = 2000, *, context: ToolC
         raise ToolError("limit must be 1 or more")
     stop = threading.Event()
     try:
-        return await run_in_thread(
-            _page, context.working_directory, path, (offset, limit), stop, name="alloy tool read"
-        )
+        return await run_in_thread(_page, roots(context), path, (offset, limit), stop, name="alloy tool read")
     finally:
         stop.set()  # a cancelled call doesn't read a large file to its end
 
 
-def _page(root: Path, path: str, span: tuple[int, int], stop: threading.Event) -> str:
+def _page(allowed: Sequence[Path], path: str, span: tuple[int, int], stop: threading.Event) -> str:
     offset, limit = span
-    with open_inside(root, path) as file:
+    with open_inside(allowed, path) as file:
         lines = _Lines(file, path, stop)
         passed = lines.skip(offset - 1)
         first = lines.next() if passed == offset - 1 else None
