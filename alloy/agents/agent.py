@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from alloy.result import Result
     from alloy.sessions import Session, SessionStore
 
-__all__ = ["Agent", "AgentState", "Health"]
+__all__ = ["Agent", "AgentState", "Health", "whole"]
 
 AgentState: TypeAlias = Literal[
     "new", "starting", "idle", "busy", "restarting", "closing", "closed", "asleep", "quarantined"
@@ -118,7 +118,7 @@ class Agent:
             f"agent-{uuid4().hex[:8]}" if name is None else checked_name("name", name),
             configured(config, options),
             watching,
-            remember=_whole("remember", remember),
+            remember=whole("remember", remember),
         )
         self._life: Any = None
 
@@ -163,6 +163,7 @@ class Agent:
 
         if self._named:
             register(self.name, self)
+        owner.begin()
         try:
             async with background(live):
                 await started.wait()
@@ -478,7 +479,12 @@ class Agent:
         return "idle" if owner.inbox.idle else "busy"
 
 
-def _whole(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidOptionError(name, "a whole number of at least 1", value)
+def whole(name: str, value: Any, *, least: int = 1) -> int:
+    """A whole number.
+
+    Raises:
+        InvalidOptionError: it is none, or less than `least`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InvalidOptionError(name, f"a whole number of at least {least}", value)
     return value

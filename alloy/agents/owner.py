@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import dataclasses
 import logging
 import time
@@ -18,8 +17,10 @@ import anyio
 
 from alloy._tasks import last_words, was_cancelled
 from alloy.agents.inbox import Inbox
+from alloy.agents.numbers import Numbers
 from alloy.agents.registry import AgentRequest, Registry, checked_name, current
 from alloy.agents.restarts import Poison
+from alloy.agents.saving import save, saving
 from alloy.errors import (
     AgentClosedError,
     AgentCrashedError,
@@ -30,7 +31,6 @@ from alloy.errors import (
 )
 from alloy.events import Emitter
 from alloy.loop.conversation import History, checked_prompt
-from alloy.loop.middleware import Middleware
 from alloy.loop.run import build_provider, guarded_sink
 from alloy.loop.turns import Loop, announce
 from alloy.providers.base import held
@@ -39,12 +39,11 @@ from alloy.sessions import Session
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from alloy.agents.bus import Bus
     from alloy.events import Envelope
     from alloy.loop.config import Config
-    from alloy.loop.middleware import RunContext
     from alloy.messages import Message
     from alloy.providers.base import Provider
     from alloy.sessions import SessionStore
@@ -54,7 +53,6 @@ __all__ = ["Owner", "OwnerState", "Watching"]
 OwnerState: TypeAlias = Literal["new", "starting", "running", "restarting", "closed"]
 
 SAVING = 10.0  # seconds for a save
-SAVING_SOON = 4.0  # seconds for a save that somebody's result waits for; less than a run's last words have
 GOODBYE = 5.0  # seconds for on_shutdown
 
 _log = logging.getLogger("alloy")
@@ -132,7 +130,7 @@ class Owner:
         self.usage = Usage()
         # A process that crashes may have given numbers that it never saved. So each life of a saved agent begins with a clock,
         # which no agent can overtake, and whose microseconds fit into the 53 bits of a number in JavaScript.
-        self._numbers = _Numbers(0 if watching.store is None else time.time_ns() // 1000)
+        self._numbers = Numbers(0 if watching.store is None else time.time_ns() // 1000)
         self._session: Session | None = None
         self._loaded = False
         self.poison: Poison | None = None
@@ -241,6 +239,12 @@ class Owner:
         events = Emitter(request_id, self._publish, agent_id=self.name, numbers=self._numbers)
         events.emit("runtime_event", kind=kind, **data)
 
+    def begin(self) -> None:
+        """Takes requests from here on; they run once it is served."""
+        self.loop = asyncio.get_running_loop()
+        self.state = "starting"
+        self._numbers.pass_over(self.bus.newest(self.topic))
+
     # --- the owner's task: doing --------------------------------------------------------------------------------------
 
     async def serve(self, started: Callable[[], None]) -> None:
@@ -253,9 +257,7 @@ class Owner:
             SessionError: the saved session can't be read.
             AgentCrashedError: something broke that wasn't a request's own fault; requests that wait are still there.
         """
-        self.loop = asyncio.get_running_loop()
-        self.state = "starting"
-        self._numbers.pass_over(self.bus.newest(self.topic))
+        self.begin()
         try:
             with anyio.CancelScope() as self.scope:
                 await self._load()
@@ -268,7 +270,7 @@ class Owner:
             self._crashed(error)
             raise
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) or was_cancelled(error):
+            if _passes(error):
                 raise
             self._crashed(error)
             raise AgentCrashedError(self.name, error) from error
@@ -315,7 +317,7 @@ class Owner:
     async def _run(self, request: AgentRequest, crashes: list[BaseException]) -> None:
         self.history.say(request.message)
         self.running = request
-        self.run = run = Loop(_saving(self), self.provider, self.history, request.events)
+        self.run = run = Loop(saving(self), self.provider, self.history, request.events)
         request.state = "running"
         with request.scope:
             async with anyio.create_task_group() as group:
@@ -340,8 +342,11 @@ class Owner:
             await self._held.aclose()
         except Exception:  # noqa: BLE001  the agent has another one now, and this is logged
             _log.exception("agent %r couldn't close the provider that it had before", self.name)
-        with contextlib.suppress(Exception):  # the run meets the same error, and tells of it
+        try:
             await self._held.enter_async_context(held(self.provider))
+        except BaseException as error:  # the run meets the same one, and tells of it
+            if _passes(error):
+                raise
 
     def _publish(self, envelope: Envelope) -> None:
         """Settles the end of the request that runs together with its last envelope."""
@@ -382,7 +387,7 @@ class Owner:
         self.unsaved = False
         self._numbers.pass_over(saved.seq)
 
-    async def save(self, messages: Sequence[Message], usage: Usage, *, within: float = SAVING) -> None:
+    async def save(self, messages: Sequence[Message], usage: Usage, *, within: float) -> None:
         """Saves the conversation, if there is a store.
 
         Args:
@@ -396,20 +401,13 @@ class Owner:
         if self.store is None:
             return
         self.unsaved = True
-        try:
-            with anyio.fail_after(within):
-                self._session = await self.store.save(self._session_of(messages, usage))
-        except SessionError:
-            raise
-        except TimeoutError as error:
-            raise SessionError(self.name, f"it wasn't saved within {within:g} seconds") from error
-        except Exception as error:
-            raise SessionError(self.name, f"the store failed ({type(error).__name__})") from error
+        self._session = await save(self.store, self._session_of(messages, usage), within=within)
         self.unsaved = False
 
     async def save_quietly(self) -> None:
+        """Saves the conversation as of now; that it can't be saved is told."""
         try:
-            await self.save(self.history.messages, self.usage)
+            await self.save(self.history.messages, self.usage, within=SAVING)
         except SessionError as error:
             self.not_saved(error)
 
@@ -500,44 +498,6 @@ class Owner:
         self.config, self.provider = config, provider
 
 
-def _saving(owner: Owner) -> Config:
-    """How an agent runs a request: as its config says, and its session is saved."""
-    if owner.store is None:
-        return owner.config
-    config = copy.copy(owner.config)  # a copy for each request costs microseconds, and one for each agent kilobytes
-    # First, since a hook of the user's that raises or hangs keeps those after it from being called.
-    object.__setattr__(config, "middleware", (_Saves(owner), *config.middleware))
-    return config
-
-
-class _Saves(Middleware):
-    """Saves the session before a request's end is told."""
-
-    def __init__(self, owner: Owner) -> None:
-        self._owner = owner
-
-    async def session_end(self, result: Result, run: RunContext) -> None:  # noqa: ARG002  the hook's signature
-        try:
-            await self._owner.save(result.messages, self._owner.usage + result.usage, within=SAVING_SOON)
-        except SessionError as error:
-            self._owner.not_saved(error)
-
-
-class _Numbers:
-    """The numbers of an agent's envelopes; all its requests take theirs from here."""
-
-    __slots__ = ("last",)
-
-    def __init__(self, last: int) -> None:
-        self.last = last
-
-    def __iter__(self) -> Iterator[int]:
-        return self
-
-    def __next__(self) -> int:
-        self.last += 1
-        return self.last
-
-    def pass_over(self, number: int) -> None:
-        """Goes on behind a number that was given already."""
-        self.last = max(self.last, number)
+def _passes(error: BaseException) -> bool:
+    """Whether this is no crash, but what goes through everything."""
+    return isinstance(error, KeyboardInterrupt) or was_cancelled(error)
