@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from alloy.agents.agent import Agent as Agent
     from alloy.agents.directory import cancel_request as cancel_request
     from alloy.agents.directory import send_message as send_message
+    from alloy.agents.supervisor import Supervisor as Supervisor
     from alloy.errors import AgentError as AgentError
     from alloy.errors import AlloyError as AlloyError
     from alloy.errors import ConfigurationError as ConfigurationError
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "alloy.agents.agent": ("Agent",),
     "alloy.agents.directory": ("cancel_request", "send_message"),
+    "alloy.agents.supervisor": ("Supervisor",),
     "alloy.errors": (
         "AgentError",
         "AlloyError",
@@ -115,6 +117,7 @@ __all__ = [
     "RunContext",
     "RunError",
     "RunStream",
+    "Supervisor",
     "TextBlock",
     "ThinkingBlock",
     "Tool",
