@@ -25,12 +25,14 @@ from alloy.tools.functions import call_and_stop
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Exit", "run_processes"]
+__all__ = ["MARK", "Exit", "end_session", "run_processes"]
 
 GRACE = 2.0
 """How long processes have after SIGTERM before they are killed, in seconds."""
 
-_MARK = "ALLOY_COMMAND_ID"
+MARK = "ALLOY_COMMAND_ID"
+"""The variable whose value tells which processes belong together, also those that have left their session."""
+
 _PROC = Path("/proc")
 _CHUNK = 1 << 16
 _TICK = 0.02  # seconds between two looks, where nothing tells of an exit
@@ -119,7 +121,7 @@ class _Run:
     ) -> None:
         self._argv = argv
         self._mark = secrets.token_hex(8)
-        self._env = {**env, _MARK: self._mark}
+        self._env = {**env, MARK: self._mark}
         self._cwd = cwd
         self._output = output
         self._pass_fds = pass_fds
@@ -210,22 +212,10 @@ class _Run:
         return bool(piece)
 
     def _end(self, process: subprocess.Popen[bytes], reading: int) -> int:
-        """Ends every process that is left, gently at first; returns how many there were."""
-        left = _members(process, self._mark)
-        for number, within in ((signal.SIGTERM, GRACE), (signal.SIGKILL, _DEATH)):
-            until, now, told = time.monotonic() + within, left, set[int]()
-            while now and time.monotonic() < until:
-                for pid in now:
-                    if pid not in told:
-                        _send(pid, number)
-                told.update(now)
-                time.sleep(_TICK)
-                self._drain(reading)
-                now = _members(process, self._mark)
-            if not now:
-                break
+        """Ends every process that is left; returns how many there were."""
+        left = end_session(process.pid, self._mark, meanwhile=lambda: self._drain(reading))
         self._drain(reading)
-        return len(left)
+        return left
 
     def _drain(self, reading: int) -> None:
         """Passes on what is there, so that nobody has to wait for us to read before it can end."""
@@ -234,17 +224,42 @@ class _Run:
                 return
 
 
-def _members(process: subprocess.Popen[bytes], mark: str) -> list[int]:
-    """The processes of a command that are left, as ids for `os.kill`; where there is no ``/proc``, their group."""
+def end_session(session: int, mark: str, *, meanwhile: Callable[[], None] = lambda: None) -> int:
+    """Ends every process of a session and those that have its mark, gently at first; blocks until they're gone.
+
+    Args:
+        session: the id of the process that the session began with.
+        mark: the value of `MARK` in their environment.
+        meanwhile: called again and again while they have time to end.
+
+    Returns:
+        How many there were.
+    """
+    left = _members(session, mark)
+    for number, within in ((signal.SIGTERM, GRACE), (signal.SIGKILL, _DEATH)):
+        until, now, told = time.monotonic() + within, left, set[int]()
+        while now and time.monotonic() < until:
+            for pid in now:
+                if pid not in told:
+                    _send(pid, number)
+            told.update(now)
+            time.sleep(_TICK)
+            meanwhile()
+            now = _members(session, mark)
+        if not now:
+            break
+    return len(left)
+
+
+def _members(session: int, mark: str) -> list[int]:
+    """The processes that are left, as ids for `os.kill`; where there is no ``/proc``, their group."""
     if _PROC.is_dir():
-        return [int(name) for name in os.listdir(_PROC) if name.isdigit() and _belongs(name, process.pid, mark)]  # noqa: PTH208  a thousand names
-    if process.poll() is None:
-        return [-process.pid]
+        return [int(name) for name in os.listdir(_PROC) if name.isdigit() and _belongs(name, session, mark)]  # noqa: PTH208  a thousand names
     try:
-        os.killpg(process.pid, 0)
-    except OSError:
+        os.killpg(session, 0)
+    except OSError:  # nobody, or only one that has ended and isn't waited for
         return []
-    return [-process.pid]
+    return [-session]
 
 
 def _belongs(name: str, session: int, mark: str) -> bool:
@@ -254,7 +269,7 @@ def _belongs(name: str, session: int, mark: str) -> bool:
         state, _, _, own, *_ = (_PROC / name / "stat").read_bytes().rpartition(b") ")[2].split()
         if state in (b"Z", b"X"):
             return False
-        return int(own) == session or f"{_MARK}={mark}\0".encode() in (_PROC / name / "environ").read_bytes()
+        return int(own) == session or f"{MARK}={mark}\0".encode() in (_PROC / name / "environ").read_bytes()
     except (OSError, ValueError):  # it has ended, or is another user's
         return False
 
