@@ -15,7 +15,7 @@ from alloy._tasks import background, last_words
 from alloy.agents.bus import LocalBus
 from alloy.agents.directory import register, unregister
 from alloy.agents.inbox import Change
-from alloy.agents.owner import GOODBYE, Owner, Watching
+from alloy.agents.owner import GOODBYE, SAVING, Owner, Watching
 from alloy.agents.registry import check_deadlock, checked_name, waiting
 from alloy.agents.subscription import subscribe
 from alloy.errors import AgentClosedError, AgentExistsError, InvalidOptionError, WrongEventLoopError
@@ -42,6 +42,7 @@ AgentState: TypeAlias = Literal[
 ]
 
 REMEMBERED = 64
+ENDING = SAVING + GOODBYE + 5  # seconds
 STREAM_BUFFER = 16_384  # envelopes that the reader of a stream_chat may be behind
 
 
@@ -158,7 +159,7 @@ class Agent:
                 failures.append(error)
                 self._close(f"has ended ({error}); start a new one")
             finally:
-                await last_words(owner.finish, within=2 * GOODBYE + 10)
+                await last_words(owner.finish, within=ENDING)
                 started.set()
 
         if self._named:
@@ -174,6 +175,8 @@ class Agent:
                         self._close("is closed; start a new one")
                         owner.abort("the agent was left")
         finally:
+            if owner.state != "closed":  # its task was cancelled before it had begun
+                await last_words(owner.finish, within=ENDING)
             if self._named:
                 unregister(self.name, self)
         if failures:
