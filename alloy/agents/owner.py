@@ -376,7 +376,7 @@ class Owner:
 
     async def _load(self) -> None:
         """Takes up the saved session, unless what is in memory is that one, or newer."""
-        if self.store is None:
+        if self.store is None or (self._loaded and self.unsaved):
             return
         saved = await self.store.load(self.name)
         if saved is None or (self._session is not None and saved.revision == self._session.revision):
@@ -420,8 +420,9 @@ class Owner:
             self.close(lambda: AgentClosedError(self.name, "has lost its session to another process; start a new one"))
 
     def _session_of(self, messages: Iterable[Message], usage: Usage) -> Session:
-        session = self._session or Session(id=self.name)
-        return dataclasses.replace(session, messages=tuple(messages), usage=usage, seq=self.seq)
+        if self._session is None:  # one for good: when it began is part of what it is known by
+            self._session = Session(id=self.name)
+        return dataclasses.replace(self._session, messages=tuple(messages), usage=usage, seq=self.seq)
 
     # --- crashes and the end ------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import anyio
 import anyio.lowlevel
@@ -11,7 +12,7 @@ import pytest
 import alloy
 from alloy.agents.bus import LocalBus, message_envelope
 from alloy.errors import AgentBusyError, RequestSettledError, UnknownRequestError
-from alloy.sessions import MemoryStore
+from alloy.sessions import FileStore, MemoryStore
 from alloy.testing import Reply, Scripted, calls, hangs, sweep, together
 
 pytestmark = pytest.mark.anyio
@@ -293,9 +294,7 @@ class SlowStore(MemoryStore):
 
     async def save(self, session):
         await anyio.lowlevel.checkpoint()
-        saved = await super().save(session)
-        self.saved = saved
-        return saved
+        return await super().save(session)
 
 
 async def say_goodbye(session):
@@ -305,20 +304,23 @@ async def say_goodbye(session):
 ENDINGS = (alloy.RunError, alloy.RequestCancelledError, alloy.errors.AgentClosedError)
 
 
+class Meltdown(BaseException):
+    """No error of a run's."""
+
+
 class World:
     """What a scenario has made, for who cancels from outside and for the checks afterwards."""
 
-    def __init__(self, *script, **options) -> None:
+    def __init__(self, *script, make_store=SlowStore) -> None:
         self._script = script
-        self._options = options
+        self._make_store = make_store
         self.agent: alloy.Agent | None = None
         self.caller: anyio.CancelScope | None = None
 
     def enter(self, probe) -> alloy.Agent:
-        self.store = SlowStore()
+        self.store = self._make_store()
         self.bus = LocalBus()
         self.caller = None
-        self.probe = probe
         self.ended = {}
         self.agent = probe.watch(
             alloy.Agent(
@@ -334,7 +336,6 @@ class World:
                 max_retries=0,
                 timeout=1000,
                 on_shutdown=say_goodbye,
-                **self._options,
             )
         )
         return self.agent
@@ -466,3 +467,35 @@ def test_p1_p2_p3_p4_hold_wherever_an_agent_that_is_left_in_the_middle_is_cancel
                     return
 
     assert sweep(scenario, sides=("task", "scope", "all tasks", "deadline", world.stops), after=world.after) > 100
+
+
+def test_p1_p2_p3_p4_hold_wherever_an_agent_that_crashes_is_cancelled_from_any_side():
+    def melt(request):
+        raise Meltdown
+
+    world = World(two_calls(), melt)
+
+    async def scenario(probe):
+        with contextlib.suppress(alloy.errors.AgentCrashedError), world.expecting():
+            async with world.enter(probe) as agent, anyio.create_task_group() as group:
+                group.start_soon(world.chat, "Go.", "first")
+                await anyio.lowlevel.checkpoint()
+                with world.expecting():
+                    await agent.send_message("And?", request_id="second")
+                    await agent.result("second")
+
+    assert sweep(scenario, sides=world.sides, after=world.after) > 200
+
+
+def test_p1_p2_p4_hold_wherever_an_agent_is_cancelled_that_saves_in_files(tmp_path):
+    lives = itertools.count()
+    world = World("one", "two", make_store=lambda: FileStore(tmp_path / str(next(lives))))
+
+    async def scenario(probe):
+        with world.expecting():
+            async with world.enter(probe):
+                await world.chat("Go.", "first")
+                await world.chat("And?", "second")
+
+    sides = ("task", "all tasks", "deadline", world.cancels_the_running, world.stops)
+    assert sweep(scenario, sides=sides, after=world.after) > 50
