@@ -44,6 +44,7 @@ _PASS = getattr(os, "O_PATH", os.O_RDONLY) | sum(
     getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW")
 )
 _NEIGHBOURS = 2000
+_LONGEST = 4096  # characters; what most systems allow
 _LINKED = "{!r} leads through symbolic links that go round in circles, or that have just changed"
 
 
@@ -71,6 +72,8 @@ def inside(allowed: Sequence[Path], path: str) -> tuple[Path, tuple[str, ...]]:
     """
     if not path or "\0" in path:
         raise ToolError(f"{path!r} is no path; give one inside the working directory, such as 'src/main.py'")
+    if len(path) > _LONGEST:
+        raise ToolError(f"{path[:100]!r}... is no path here: file name too long")
     try:
         here = os.path.realpath(allowed[0])
         real = Path(os.path.realpath(os.path.join(here, path)))  # noqa: PTH118  a Path drops the slash at its end

@@ -6,7 +6,7 @@ import re
 import threading
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from alloy.errors import ToolError
 from alloy.tools.base import CoreTool, ToolContext
@@ -33,6 +33,8 @@ class Edit:
         new: what to put there.
         replace_all: whether to replace every place where it is; otherwise there must be only one.
     """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     old: str
     new: str
