@@ -77,7 +77,9 @@ class Lives:
         assert self._group is not None  # noqa: S101  the supervisor is running
         owner = member.begin()
         self.alive[member] = None
-        self._context.copy().run(self._group.start_soon, self._live, member, owner)
+        self._context.copy().run(
+            partial(self._group.start_soon, self._live, member, owner, name=f"agent {member.name}")
+        )
         return owner
 
     def wake(self, member: Member) -> Owner:
@@ -214,8 +216,8 @@ class Lives:
     # --- sleep --------------------------------------------------------------------------------------------------------
 
     async def sweep(self, idle_timeout: float) -> None:
-        """Lets agents that have been idle for so many seconds fall asleep, for ever."""
-        while True:
+        """Lets agents that have been idle for so many seconds fall asleep, until it is closed."""
+        while not self.closed:
             await anyio.sleep(max(idle_timeout / SWEEPS, SHORTEST_SWEEP))
             asleep = 0
             for member in tuple(self.alive):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+import alloy
 from alloy._tasks import call_soon, last_words
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ __all__ = ["Block", "Watchdog"]
 SHOWN = 12  # frames in the log, innermost first
 ENDING = 1.0  # seconds that the thread has to end
 
-_FRAMEWORKS = tuple(
-    f"{folder}{os.sep}"
-    for folder in (Path(__file__).parent.parent, Path(anyio.__file__).parent, Path(asyncio.__file__).parent)
+_FRAMEWORKS = (
+    *(f"{Path(file).parent}{os.sep}" for file in (alloy.__file__, anyio.__file__, asyncio.__file__)),
+    "<frozen importlib",
 )
 
 _log = logging.getLogger("alloy")

@@ -8,6 +8,7 @@ import pytest
 
 import alloy
 from alloy.testing import Recorder, Scripted
+from tests.agents.supervising import Answers, Store, Watched
 
 
 def make_agent(*script, **options) -> alloy.Agent:
@@ -78,3 +79,28 @@ async def gate() -> Gate:
 @pytest.fixture
 def watcher() -> Watcher:
     return Watcher()
+
+
+@pytest.fixture
+async def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+async def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def bus() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+async def supervising(bus):
+    """Makes supervisors on the bus, without a thread."""
+
+    def make(**options) -> alloy.Supervisor:
+        return alloy.Supervisor(**{"bus": bus, "watchdog": None, **options})
+
+    return make
