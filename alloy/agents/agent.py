@@ -362,6 +362,8 @@ class Agent:
             buffer=buffer,
             agent=self.name,
         )
+        if request_id is not None:
+            envelopes.since = owner.registry.find(request_id).since
         if over:
             envelopes.close()  # nothing will come that could end it
         return envelopes

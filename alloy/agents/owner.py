@@ -18,6 +18,7 @@ import anyio
 from alloy._tasks import last_words, was_cancelled
 from alloy.agents.inbox import Inbox
 from alloy.agents.numbers import Numbers
+from alloy.agents.publishing import publisher
 from alloy.agents.registry import AgentRequest, Registry, checked_name, current
 from alloy.agents.restarts import Poison
 from alloy.agents.saving import save, saving
@@ -93,7 +94,7 @@ class Owner:
         "_held_provider",
         "_loaded",
         "_numbers",
-        "_on_event",
+        "_publish_on",
         "_reset_to",
         "_session",
         "_watching",
@@ -123,7 +124,7 @@ class Owner:
         self._watching = watching
         self._reset_to = config.messages
         self.config = config
-        self._on_event = guarded_sink(config.on_event)
+        self._publish_on = publisher(watching.bus, self.topic, guarded_sink(config.on_event))
         self.inbox = Inbox(name, config.max_pending)
         self.registry = Registry(name, remember)
         self.history = History(config.messages, None)
@@ -186,7 +187,7 @@ class Owner:
         if self.poison is not None and (refusal := self.poison.refusal(self.name, message)) is not None:
             raise refusal
         events = Emitter(request_id, self._publish, agent_id=self.name, numbers=self._numbers)
-        request = AgentRequest(message, events, self.registry)
+        request = AgentRequest(message, events, self.registry, self.seq)
         before = self.inbox.offer(request)
         self.registry.add(request)
         if before:
@@ -352,9 +353,7 @@ class Owner:
         """Settles the end of the request that runs together with its last envelope."""
         if envelope.event == "response" and self.running is not None and self.run is not None:
             self._settle(self.running, self.run)
-        self.bus.publish(self.topic, envelope)
-        if self._on_event is not None:
-            self._on_event(envelope)
+        self._publish_on(envelope)
 
     def _settle(self, request: AgentRequest, run: Loop) -> None:
         if run.result is None:

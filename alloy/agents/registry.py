@@ -38,6 +38,7 @@ class AgentRequest:
     Attributes:
         message: the user's words.
         events: where to tell what happens.
+        since: the newest envelope's number when it was accepted.
         registry: its agent's requests.
         waiters: the requests, of any agents, that wait for its end.
         scope: what cancels its run.
@@ -45,11 +46,12 @@ class AgentRequest:
         result: how it ended, once it has.
     """
 
-    __slots__ = ("_settled", "events", "message", "registry", "result", "scope", "state", "waiters")
+    __slots__ = ("_settled", "events", "message", "registry", "result", "scope", "since", "state", "waiters")
 
-    def __init__(self, message: Message, events: Emitter, registry: Registry) -> None:
+    def __init__(self, message: Message, events: Emitter, registry: Registry, since: int) -> None:
         self.message = message
         self.events = events
+        self.since = since
         self.registry = registry
         self.waiters: list[AgentRequest] = []
         self.scope = anyio.CancelScope()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
@@ -39,7 +40,6 @@ def subscribe(
     events: Collection[EventName] | None = None,
     after: int | None = None,
     buffer: int = 1024,
-    since: int | None = None,
     agent: str,
 ) -> Subscription:
     """What is published on a topic, as something to iterate: ``async with subscribe(...) as envelopes``.
@@ -56,7 +56,6 @@ def subscribe(
         events: only these; ``lagged`` comes in any case.
         after: the `seq` of the last envelope that was seen, to go on from there without a gap; 0 for the beginning.
         buffer: how many envelopes the reader may be behind.
-        since: the newest number when the request was accepted, which tells it from an earlier one of the same id.
         agent: the agent's name, for errors.
 
     Raises:
@@ -67,14 +66,17 @@ def subscribe(
         check_number("after", "an envelope's seq, or 0 for the beginning", after, least=0)
     if request_id is not None and not isinstance(request_id, str):
         raise InvalidOptionError("request_id", "a request's id", request_id)
-    names = None if events is None else _names(events)
-    return Subscription(bus, topic, request_id, names, after, buffer, since, agent)
+    return Subscription(bus, topic, request_id, None if events is None else _names(events), after, buffer, agent)
 
 
 class Subscription:
     """A topic's envelopes: an async context manager, and inside its block an async iterator for one task at a time.
 
     Made by `subscribe`. Cancelling whoever waits for an envelope loses none. Leaving the block ends every iteration.
+
+    Attributes:
+        since: the newest number when the request was accepted, where it is known: it tells the request from an earlier one of
+            its id, and whether its beginning is still kept.
     """
 
     __slots__ = (
@@ -91,12 +93,12 @@ class Subscription:
         "_replayed",
         "_request_id",
         "_seen",
-        "_since",
         "_size",
         "_state",
         "_topic",
         "_unbegun",
         "_waiter",
+        "since",
     )
 
     def __init__(
@@ -107,7 +109,6 @@ class Subscription:
         events: frozenset[str] | None,
         after: int | None,
         size: int,
-        since: int | None,
         agent: str,
     ) -> None:
         self._bus = bus
@@ -118,8 +119,8 @@ class Subscription:
         self._size = size
         self._agent = agent
         self._state: Literal["new", "open", "left"] = "new"
-        self._since = since if after is None else None
-        self._unbegun = request_id is not None and after is None and since is None  # nothing of the request was seen yet
+        self.since: int | None = None
+        self._unbegun = request_id is not None and after is None  # nothing of the request was seen yet
         self._replayed: deque[Envelope] = deque()  # comes first, and isn't bounded: the bus bounds it
         self._lost = _Lost()  # what is missing between the two
         self._buffer: deque[Envelope] = deque()
@@ -235,11 +236,12 @@ class Subscription:
             kept = await self._bus.recent(self._topic, self._after)
         except CursorError as error:
             raise CursorError(self._agent, error.after, error.oldest) from None
-        if self._since is not None:
-            kept = self._kept_since(self._since, kept)
-        mine = [envelope for envelope in kept if self._is_of_request(envelope)]
-        if self._unbegun and any(envelope.correlation_id == self._request_id for envelope in mine):
+        if self.since is not None and self._after is None:
+            kept = self._kept_since(self.since, kept)
+        elif self._after is None and any(envelope.correlation_id == self._request_id for envelope in kept):
             self._replayed.clear()  # the request's beginning is looked for here, not in what came meanwhile
+            self._unbegun = True
+        mine = [envelope for envelope in kept if self._is_of_request(envelope)]
         for envelope in mine:
             self._follow(envelope)
             if self._is_wanted(envelope):
@@ -254,10 +256,20 @@ class Subscription:
 
     def _kept_since(self, since: int, kept: Sequence[Envelope]) -> Sequence[Envelope]:
         """What is kept since the request was accepted; tells if that isn't all."""
+        self._unbegun = False
         later = [envelope for envelope in kept if envelope.seq > since]
         last = later[0].seq - 1 if later else self._bus.newest(self._topic)
         if last > since:
-            self._replayed.append(_lagged(later[0] if later else None, last, request_id=self._request_id))
+            here = Envelope(
+                seq=last,
+                correlation_id=self._request_id or "",
+                turn=0,
+                ts_ms=int(time.time() * 1000),
+                event="lagged",
+                payload={},
+                agent_id=self._agent,
+            )
+            self._replayed.append(_lagged(here, last, missed=None, first_seq=None))
         return later
 
     async def _look_back(self, after: int) -> None:
