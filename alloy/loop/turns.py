@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, assert_never
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from alloy._tasks import last_words, was_cancelled
 from alloy.errors import DeadlineExceededError, Halt, InvalidOptionError, ProviderError
@@ -147,6 +148,7 @@ class Loop:
         )
         try:
             end = await self._within_deadline()
+            await checkpoint_if_cancelled()  # a cancellation that was told of counts, also if nothing was waited for since
         except BaseException as error:
             await self._settle(_End("cancelled" if was_cancelled(error) else "failed", error))
             raise
