@@ -33,6 +33,7 @@ GRACE = 2.0
 MARK = "ALLOY_COMMAND_ID"
 """The variable whose value tells which processes belong together, also those that have left their session."""
 
+_POSIX = os.name == "posix"
 _PROC = Path("/proc")
 _CHUNK = 1 << 16
 _TICK = 0.02  # seconds between two looks, where nothing tells of an exit
@@ -44,7 +45,7 @@ exec 3<&0 </dev/null
 trap : HUP INT TERM
 { trap '' HUP INT TERM; read -r _ <&3 || kill -KILL 0; } >/dev/null 2>&1 &
 exec 3<&- 4>&2 2>/dev/null
-"$@" 2>&4 4>&-
+(exec "$@" 2>&4 4>&-)
 code=$?
 kill -KILL $!
 wait $!
@@ -98,7 +99,7 @@ async def run_processes(
     Raises:
         ToolError: it can't be started, or the system isn't POSIX.
     """
-    if os.name != "posix":
+    if not _POSIX:
         raise ToolError("commands need a POSIX system; on Windows run the program in WSL or in a container")
     run = _Run(argv, env=env, cwd=cwd, output=output, pass_fds=pass_fds)
     try:
@@ -213,7 +214,14 @@ class _Run:
 
     def _end(self, process: subprocess.Popen[bytes], reading: int) -> int:
         """Ends every process that is left; returns how many there were."""
-        left = end_session(process.pid, self._mark, meanwhile=lambda: self._drain(reading))
+
+        def meanwhile() -> None:
+            self._drain(reading)
+            if not _PROC.is_dir():
+                process.poll()  # or the group would seem to be there as long as nobody has waited for it
+
+        meanwhile()
+        left = end_session(process.pid, self._mark, meanwhile=meanwhile)
         self._drain(reading)
         return left
 

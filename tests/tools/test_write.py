@@ -87,7 +87,10 @@ async def test_a_full_disk_leaves_everything_as_it_was(user, call, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, call if call != "write" else "fdopen", full)
-    assert await user.refusal(write, path="src/main.py", content="x") == "can't write 'src/main.py': no space left on device"
+    assert (
+        await user.refusal(write, path="src/main.py", content="x")
+        == "can't write 'src/main.py': no space left on device"
+    )
     monkeypatch.undo()
     assert everything(user.root) == before
 
@@ -142,7 +145,7 @@ async def test_a_change_at_the_same_moment_is_seen_and_kept(user, tool, change, 
     more = {"content": "x"} if tool is write else {"edits": one("import", "y")}
     assert "changed by somebody else" in await user.refusal(tool, path="src/main.py", **more)
     assert b"x" not in everything(user.root).values()
-    assert [name for name in os.listdir(user.root / "src") if name.endswith(".tmp")] == []
+    assert [*(user.root / "src").glob(".*.tmp")] == []
     assert (user.root.parent / "secret.txt").read_text() == "secret"
 
 

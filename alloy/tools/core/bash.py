@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Unpack
 
 import anyio
 
-from alloy._tasks import run_in_thread
+from alloy._tasks import background, run_in_thread
 from alloy.errors import InvalidOptionError, ToolError
 from alloy.tools.base import CoreTool, Tool, ToolContext, ToolOptions, ToolOutput
 from alloy.tools.environment import clean_environment
@@ -106,11 +107,9 @@ class Bash(CoreTool[..., Any]):
         asked = await run_in_thread(self._asked, command, context, name="alloy tool bash")
         capture = Capture(self._max_output_bytes)
         result: Exit | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(_report, capture, context)
+        async with background(partial(_report, capture, context)):
             with anyio.move_on_after(limit):
                 result = await self._executor.execute(asked, capture)
-            group.cancel_scope.cancel()
         return _output(capture, result, limit)
 
     def _asked(self, command: str, context: ToolContext) -> Command:
