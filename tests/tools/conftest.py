@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,13 @@ class User:
         output = await self.output(tool, **arguments)
         assert not output.is_error, output.text
         return output.text
+
+    def assert_no_threads(self) -> None:
+        """No tool has a thread any more, but for its last few steps."""
+        for thread in threading.enumerate():
+            if thread.name.startswith("alloy tool"):
+                thread.join(1)
+                assert not thread.is_alive(), thread.name
 
     async def refusal(self, tool: Any, **arguments: Any) -> str:
         """The one line that a call is refused with."""

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import tracemalloc
 from pathlib import Path
 
@@ -39,7 +38,7 @@ class Alive:
 
     def hold(self, then):
         """A command that takes the pipe, tells of it, and goes on."""
-        return f"exec 9>{self._path}; echo held >&9; : > {self.held_file}; {then}"
+        return f"exec 9>{self._path}; : > {self.held_file}; echo held >&9; {then}"
 
     async def held(self):
         """Waits until a process has the pipe."""
@@ -273,10 +272,7 @@ async def test_p4_no_process_of_a_command_is_left(user, alive, grace, what, end)
             output = await user.output(FREE, command=held, timeout=0.5)
             assert output.data.timed_out
     assert alive.none()
-    for thread in threading.enumerate():
-        if thread.name.startswith("alloy tool"):
-            thread.join(0.5)
-            assert not thread.is_alive()
+    user.assert_no_threads()
 
 
 async def test_what_a_command_leaves_running_is_ended_and_told(user, alive):
@@ -386,7 +382,8 @@ def test_p4_a_command_does_not_outlive_its_interpreter(alive, tmp_path, end):
 
 async def test_no_thread_descriptor_or_process_stays_after_many_commands(user):
     def count():
-        return len([*Path("/dev/fd").iterdir()]), threading.active_count()
+        user.assert_no_threads()
+        return len([*Path("/dev/fd").iterdir()])
 
     await user.text(bash, command="true")
     before = count()

@@ -3,7 +3,6 @@
 import importlib
 import os
 import stat
-import threading
 
 import anyio
 import pytest
@@ -168,7 +167,7 @@ async def test_a_cancelled_call_has_written_nothing_when_it_returns(user, module
             await begun.wait()
             group.cancel_scope.cancel()
     assert everything(user.root) == before
-    assert not [each for each in threading.enumerate() if each.name.startswith("alloy tool")]
+    user.assert_no_threads()
 
 
 # --- edit ------------------------------------------------------------------------------------------------------------
