@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Subscription", "subscribe"]
 
 CHECKPOINT_EVERY = 64  # envelopes that a reader takes in one go before others have their turn
-_BEGINNINGS = ("request_queued", "run_start")  # with which a request can begin
 
 
 def subscribe(
@@ -218,7 +217,7 @@ class Subscription:
             return
         if self._unbegun:
             self._unbegun = False
-            if envelope.event not in _BEGINNINGS and envelope.seq > 1:
+            if _is_amid(envelope):
                 self._replayed.append(_lagged(envelope, envelope.seq - 1, missed=None, first_seq=None))
                 self._wake()
         if envelope.event == "response":
@@ -257,6 +256,7 @@ class Subscription:
     def _kept_since(self, since: int, kept: Sequence[Envelope]) -> Sequence[Envelope]:
         """What is kept since the request was accepted; tells if that isn't all."""
         self._unbegun = False
+        self._replayed.clear()  # what came meanwhile may have looked like the middle of the request, and isn't
         later = [envelope for envelope in kept if envelope.seq > since]
         last = later[0].seq - 1 if later else self._bus.newest(self._topic)
         if last > since:
@@ -362,6 +362,13 @@ def _lagged(like: Envelope, last_seq: int, *, missed: int | None, first_seq: int
         payload={"missed": missed, "first_seq": first_seq, "last_seq": last_seq},
         agent_id=like.agent_id,
     )
+
+
+def _is_amid(envelope: Envelope) -> bool:
+    """Whether something of its request must have come before; a request that never ran can begin with its cancellation or end."""
+    if envelope.event in ("request_queued", "run_start"):
+        return False
+    return envelope.turn > 0 or bool(envelope.payload.get("start_event_seq"))
 
 
 def _names(events: Any) -> frozenset[str]:

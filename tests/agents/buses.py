@@ -131,10 +131,10 @@ async def answer(bus, topic, after):
 every_bus = pytest.mark.parametrize("make_bus", [local_bus, wire_bus], ids=["local", "wire"])
 
 
-def envelope(seq, event="text_delta", request_id="r1", **payload):
+def envelope(seq, event="text_delta", request_id="r1", *, turn=1, **payload):
     """An envelope of an agent's."""
     return Envelope(
-        seq=seq, correlation_id=request_id, turn=1, ts_ms=seq, event=event, payload=payload, agent_id="desk-1"
+        seq=seq, correlation_id=request_id, turn=turn, ts_ms=seq, event=event, payload=payload, agent_id="desk-1"
     )
 
 

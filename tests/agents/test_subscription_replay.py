@@ -151,6 +151,24 @@ async def test_a_request_that_has_not_begun_is_waited_for():
         assert await rest(envelopes) == [4, 5]
 
 
+@every_bus
+@pytest.mark.parametrize("first", ["request_cancelled", "response"])
+async def test_a_request_that_never_ran_has_lost_nothing(make_bus, first):
+    async with make_bus() as bus, on(bus, request_id="r1") as envelopes:
+        bus.publish("desk", envelope(7, first, turn=0, start_event_seq=0))
+        bus.publish("desk", envelope(8, "response", turn=0, start_event_seq=0))
+        assert await take(envelopes, 1) == [7]
+
+
+async def test_p5_a_run_that_failed_before_its_first_turn_lost_its_beginning_when_only_its_end_is_kept():
+    bus = LocalBus(replay=1)
+    publish(bus, 1, event="run_start")
+    bus.publish("desk", envelope(2, "response", turn=0, start_event_seq=1))
+    async with on(bus, request_id="r1") as envelopes:
+        assert await told(envelopes) == a_loss(None, None, 1)
+        assert await rest(envelopes) == [2]
+
+
 async def test_losses_that_a_bus_tells_of_reach_the_reader_of_a_request():
     bus = LocalBus()
     async with on(bus, request_id="r1") as envelopes:
@@ -344,6 +362,16 @@ async def test_a_requests_beginning_is_looked_for_in_the_replay_not_in_what_came
     publish(bus, 1, event="run_start")
     publish(bus, 2)
     async with on(bus, request_id="r1") as envelopes:
+        assert await rest(envelopes) == [1, 2, 3, 4]
+
+
+async def test_a_request_of_which_it_is_known_since_when_it_is_replayed_whole_whatever_came_meanwhile():
+    bus = SlowBus(meanwhile=[envelope(3), envelope(4, "response")])
+    publish(bus, 1, event="run_start")
+    publish(bus, 2)
+    subscription = on(bus, request_id="r1")
+    subscription.since = 0
+    async with subscription as envelopes:
         assert await rest(envelopes) == [1, 2, 3, 4]
 
 
