@@ -147,7 +147,8 @@ def _inner(script: Script) -> Iterator[str]:
 
 def _pieces(word: str) -> Iterator[str]:
     """What of a word may be a path: itself, what is behind an equals sign or a colon, in braces, or behind a short option."""
-    yield word
+    if word:
+        yield word
     if word[:1] == "-" and word[1:2] not in ("", "-") and len(word) > 3:
         yield word[2:]
     separators = r"[=:{},]" if "{" in word else r"[=:]"

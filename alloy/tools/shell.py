@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["Script", "read_script"]
 
 _VARIABLE = re.compile(r"\$(\w+)|\$\{(\w+)\}")
-_HEREDOC = re.compile(r"<<-?[ \t]*(?:'([^'\n]+)'|\"([^\"\n]+)\"|\\?([\w.-]+))")
+_HEREDOC = re.compile(r"<<-?[ \t]*(?:'([^'\n]+)'|\"([^\"\n]+)\"|(\\?)([\w.-]+))")
 _ANSI = re.compile(r"\\(x[0-9a-fA-F]{1,2}|u[0-9a-fA-F]{1,4}|U[0-9a-fA-F]{1,8}|[0-7]{1,3}|.)", re.DOTALL)
 _IN_DOCUMENT = re.compile(r"\$\(([^()]*)\)|`([^`]*)`")
 _PLACEHOLDER = "_"  # what is put where only the shell knows
@@ -54,7 +54,7 @@ class _Reader:
         self._script = Script()
         self._words: list[str] = []
         self._word: str | None = None
-        self._awaited: list[str] = []  # the ends of here-documents that begin on the next line
+        self._awaited: list[tuple[str, bool]] = []  # here-documents: how each ends, and whether the shell expands it
 
     def read(self) -> Script:
         while self._at < len(self._text):
@@ -72,11 +72,8 @@ class _Reader:
                 case "#" if self._word is None:
                     end = self._text.find("\n", self._at)
                     self._at = len(self._text) if end < 0 else end
-                case "<" if not self._heredoc():
-                    self._end_word()
-                    self._at += 1
                 case "<":
-                    pass
+                    self._input()
                 case _:
                     self._plain(char)
         self._end_command()
@@ -114,7 +111,7 @@ class _Reader:
 
     def _quoted(self, text: str) -> None:
         """Adds text of quotes, in which a tilde is no home folder."""
-        self._add(f"./{text}" if self._word is None and text.startswith("~") else text)
+        self._add(f"./{text}" if not self._word and text.startswith("~") else text)
 
     def _double(self) -> None:
         self._at += 1
@@ -187,18 +184,20 @@ class _Reader:
             at += 1
         raise ValueError(f"a {pair[0]!r} isn't closed")
 
-    def _heredoc(self) -> bool:
-        match = _HEREDOC.match(self._text, self._at)
-        if match is None or self._text.startswith("<<<", self._at):
-            return False
+    def _input(self) -> None:
+        """A file, a text, or a here-document whose text begins on the next line."""
         self._end_word()
-        self._awaited.append(match[1] or match[2] or match[3])
-        self._at = match.end()
-        return True
+        if self._text.startswith("<<<", self._at):
+            self._at += 3
+        elif match := _HEREDOC.match(self._text, self._at):
+            self._awaited.append((match[1] or match[2] or match[4], match[4] is not None and not match[3]))
+            self._at = match.end()
+        else:
+            self._at += 1
 
     def _documents(self) -> None:
         """Takes the here-documents that begin here."""
-        for end in self._awaited:
+        for end, expands in self._awaited:
             lines: list[str] = []
             while self._at < len(self._text):
                 line, _, _ = self._text[self._at :].partition("\n")
@@ -208,7 +207,8 @@ class _Reader:
                 lines.append(line)
             document = "\n".join(lines)
             self._script.documents.append(document)
-            self._script.nested += [one or other for one, other in _IN_DOCUMENT.findall(document)]
+            if expands:
+                self._script.nested += [one or other for one, other in _IN_DOCUMENT.findall(document)]
         self._awaited.clear()
 
 
