@@ -21,7 +21,7 @@ _RANDOM = 20
 """From how many characters on a key can't be a word that stands in other texts, too."""
 
 _NAMES = re.compile(
-    r"key(?!board)|token|secret|passw|passphrase|_pass$|^pass$|_pwd$|_pw$|credential|auth(?!or)|bearer|cookie|private|webhook|_dsn$",
+    r"key(?!board)|token|secret|passw|passphrase|_pass$|^pass$|_pwd$|_pw$|credential|auth(?!ors?(_|$))|bearer|cookie|private|webhook|_dsn$",
     re.IGNORECASE,
 )
 _VALUES = re.compile(
