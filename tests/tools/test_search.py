@@ -212,10 +212,10 @@ def test_globs_mean_what_a_plain_search_of_all_ways_says(names, parts):
     assert Glob("/".join(parts))(names) == fits([*parts, "*"] if parts[-1] == "**" else parts, names)
 
 
-async def test_a_glob_of_many_stars_does_not_take_for_ever():
-    with anyio.fail_after(10):
-        assert not Glob("/".join(["**", "a"] * 30))(["a"] * 29 + ["b"])
-        assert not Glob("*a" * 30 + "b")(["a" * 200])
+@pytest.mark.timeout(10)
+def test_a_glob_of_many_stars_does_not_take_for_ever():
+    assert not Glob("/".join(["**", "a"] * 30))(["a"] * 29 + ["b"])
+    assert not Glob("*a" * 30 + "b")(["a" * 200])
 
 
 def test_a_printable_path_is_shown_as_it_is():
