@@ -39,7 +39,12 @@ _SETTINGS = (
     "localtime",
 )
 _ONLINE = ("resolv.conf", "hosts", "ssl", "ca-certificates", "pki")
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SANDBOXED = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/tmp",  # noqa: S108  the sandbox's own
+    "TERM": "dumb",
+    "LANG": "C.UTF-8",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,11 +162,12 @@ class SandboxExecutor:
         return result
 
     async def _run(self, argv: Sequence[str], command: Command, output: Callable[[bytes], None]) -> Exit:
-        env = {**command.environment, **command.given}
+        # The environment of bubblewrap is that of the sandbox, where its own process can be looked at.
+        env = {**(_SANDBOXED if self.kind == "bwrap" else command.environment), **command.given}
         return await run_processes(argv, env=env, cwd=Path("/"), output=output, name="bash")
 
     def _bwrap(self, command: Command) -> list[str]:
-        argv = [self._program, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+        argv = [self._program, "--unshare-all", "--die-with-parent", "--new-session"]
         argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108  the sandbox's own
         settings = (*_SETTINGS, *(_ONLINE if self._network else ()))
         for system in (*_SYSTEM, *(f"/etc/{name}" for name in settings)):
@@ -172,8 +178,6 @@ class SandboxExecutor:
             argv += ["--ro-bind", str(path), str(path)]
         for path in _real(command):
             argv += ["--bind", str(path), str(path)]
-        for name, value in {"PATH": _PATH, "HOME": "/tmp", "TERM": "dumb", "LANG": "C.UTF-8", **command.given}.items():  # noqa: S108  as above
-            argv += ["--setenv", name, value]
         return [*argv, "--chdir", str(next(_real(command))), "bash", "-c", command.text]
 
     def _container(self, command: Command, name: str) -> list[str]:
