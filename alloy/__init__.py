@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from alloy.events import Envelope as Envelope
     from alloy.history import check_history as check_history
     from alloy.history import repair_history as repair_history
+    from alloy.loop.approval import Approval as Approval
     from alloy.loop.config import Config as Config
     from alloy.loop.middleware import Blocked as Blocked
     from alloy.loop.middleware import Middleware as Middleware
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from alloy.loop.run import RunStream as RunStream
     from alloy.loop.run import run as run
     from alloy.loop.run import stream as stream
-    from alloy.messages import AudioBlock as AudioBlock
     from alloy.messages import DocumentBlock as DocumentBlock
     from alloy.messages import ImageBlock as ImageBlock
     from alloy.messages import Message as Message
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from alloy.messages import ThinkingBlock as ThinkingBlock
     from alloy.messages import ToolResultBlock as ToolResultBlock
     from alloy.messages import ToolUseBlock as ToolUseBlock
-    from alloy.messages import VideoBlock as VideoBlock
     from alloy.messages import messages_from_json as messages_from_json
     from alloy.messages import messages_to_json as messages_to_json
     from alloy.result import Result as Result
@@ -73,11 +72,11 @@ _MODULES = {
     ),
     "alloy.events": ("Envelope",),
     "alloy.history": ("check_history", "repair_history"),
+    "alloy.loop.approval": ("Approval",),
     "alloy.loop.config": ("Config",),
     "alloy.loop.middleware": ("Blocked", "Middleware", "RunContext"),
     "alloy.loop.run": ("RunStream", "run", "stream"),
     "alloy.messages": (
-        "AudioBlock",
         "DocumentBlock",
         "ImageBlock",
         "Message",
@@ -85,7 +84,6 @@ _MODULES = {
         "ThinkingBlock",
         "ToolResultBlock",
         "ToolUseBlock",
-        "VideoBlock",
         "messages_from_json",
         "messages_to_json",
     ),
@@ -100,7 +98,7 @@ __all__ = [
     "Agent",
     "AgentError",
     "AlloyError",
-    "AudioBlock",
+    "Approval",
     "Blocked",
     "Config",
     "ConfigurationError",
@@ -127,7 +125,6 @@ __all__ = [
     "ToolResultBlock",
     "ToolUseBlock",
     "Usage",
-    "VideoBlock",
     "cancel_request",
     "check_history",
     "messages_from_json",

@@ -16,6 +16,9 @@ AlloyError
 ├── DeadlineExceededError (TimeoutError) the run's `timeout` passed
 ├── RunError                             a run failed or was halted; carries the Result and the cause
 ├── RequestCancelledError                the request whose result is awaited was cancelled
+├── ApprovalError                        an approval can't be answered
+│   ├── UnknownApprovalError (LookupError)  none has the id
+│   └── ApprovalSettledError             it was answered already, or its call is over
 ├── SessionError                         a saved conversation that can't be read or written
 │   └── SessionConflictError             somebody else has saved it in the meantime
 └── AgentError                           an agent can't do what was asked of it
@@ -55,6 +58,8 @@ __all__ = [
     "AgentExistsError",
     "AgentQuarantinedError",
     "AlloyError",
+    "ApprovalError",
+    "ApprovalSettledError",
     "ConfigurationError",
     "CursorError",
     "DeadlineExceededError",
@@ -77,6 +82,7 @@ __all__ = [
     "ToolDefinitionError",
     "ToolError",
     "UnknownAgentError",
+    "UnknownApprovalError",
     "UnknownOptionError",
     "UnknownProviderError",
     "UnknownRequestError",
@@ -355,6 +361,37 @@ class RequestCancelledError(AlloyError):
         self.request_id = request_id
         self.result = result
         super().__init__(f"request {request_id!r} was cancelled")
+
+
+class ApprovalError(AlloyError):
+    """An approval can't be answered.
+
+    Attributes:
+        approval_id: its id.
+    """
+
+    def __init__(self, approval_id: str, message: str) -> None:
+        self.approval_id = approval_id
+        super().__init__(f"approval {_named(approval_id)} {message}")
+
+
+class UnknownApprovalError(ApprovalError, LookupError):
+    """No approval has the id: there was none, or it was settled so long ago that it isn't remembered."""
+
+    def __init__(self, approval_id: str) -> None:
+        super().__init__(approval_id, "isn't known; approvals() says which ones wait")
+
+
+class ApprovalSettledError(ApprovalError):
+    """The approval was answered already, has expired, or its call was cancelled; this answer came too late.
+
+    Attributes:
+        decision: what it came to: ``allow``, ``deny``, ``expired`` or ``cancelled``.
+    """
+
+    def __init__(self, approval_id: str, decision: str) -> None:
+        self.decision = decision
+        super().__init__(approval_id, f"is settled already ({decision}); an answer changes nothing any more")
 
 
 class SessionError(AlloyError):

@@ -10,8 +10,10 @@ turn_start         (nothing)
 text_delta         text
 thinking_delta     text
 tool_call_delta    index, id, name, arguments (a piece of the JSON text)
+approval_requested id, call_id, name, arguments, reason
+approval_settled   id, decision (allow, deny, expired or cancelled), by (who, or None), reason
 tool_start         id, name, arguments
-tool_progress      id, name, text
+tool_progress      id, name, text, envelope (one of a run inside of the call, or None)
 tool_end           id, name, text, is_error, start_event_seq, duration_ms, error (its type, or None)
 turn_end           stop_reason, text, usage, start_event_seq, duration_ms, error (its type, or None)
 retry              attempt, delay_s, error (type, kind, message), next (who is asked then)
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["EVENT_NAMES", "Emitter", "Envelope", "EventName", "Sink"]
 
 EventName: TypeAlias = Literal[
+    "approval_requested",
+    "approval_settled",
     "compaction",
     "lagged",
     "message",

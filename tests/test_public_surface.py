@@ -23,6 +23,8 @@ PACKAGE = Path(alloy.__file__).parent
 MODULES = ["alloy", *(module.name for module in pkgutil.walk_packages(alloy.__path__, "alloy."))]
 
 EVENT_NAMES = [
+    "approval_requested",
+    "approval_settled",
     "compaction",
     "lagged",
     "message",
@@ -83,6 +85,9 @@ EXCEPTIONS = {
     "DeadlineExceededError": ["AlloyError", "TimeoutError"],
     "RunError": ["AlloyError"],
     "RequestCancelledError": ["AlloyError"],
+    "ApprovalError": ["AlloyError"],
+    "UnknownApprovalError": ["ApprovalError", "LookupError"],
+    "ApprovalSettledError": ["ApprovalError"],
     "SessionError": ["AlloyError"],
     "SessionConflictError": ["SessionError"],
     "AgentError": ["AlloyError"],
@@ -220,8 +225,9 @@ def test_the_catalogue_names_every_event_and_no_other():
 
 @alloy.tool
 async def work(context: alloy.ToolContext) -> str:
-    """Works, and tells of it."""
+    """Works, tells of it, and asks."""
     context.report("half way")
+    assert not await context.ask("to be sure")
     await anyio.lowlevel.checkpoint()
     return "done"
 

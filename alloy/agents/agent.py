@@ -15,12 +15,13 @@ from alloy._tasks import background, last_words
 from alloy.agents.bus import LocalBus
 from alloy.agents.directory import register, unregister
 from alloy.agents.inbox import Change
-from alloy.agents.owner import GOODBYE, SAVING, Owner, Watching
+from alloy.agents.owner import GOODBYE, Owner, Watching
 from alloy.agents.registry import check_deadlock, checked_name, waiting
 from alloy.agents.subscription import subscribe
+from alloy.agents.suspension import Answers
 from alloy.errors import AgentClosedError, AgentExistsError, InvalidOptionError, WrongEventLoopError
+from alloy.loop.answering import Answering
 from alloy.loop.run import RunStream, build_provider, configured
-from alloy.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from alloy.providers.base import Provider
     from alloy.result import Result
     from alloy.sessions import Session, SessionStore
+    from alloy.usage import Usage
 
 __all__ = ["Agent", "AgentState", "Health", "whole"]
 
@@ -42,7 +44,6 @@ AgentState: TypeAlias = Literal[
 ]
 
 REMEMBERED = 64
-ENDING = SAVING + GOODBYE + 5  # seconds
 STREAM_BUFFER = 16_384  # envelopes that the reader of a stream_chat may be behind
 
 
@@ -72,7 +73,7 @@ class Health:
     error: BaseException | None
 
 
-class Agent:
+class Agent(Answering):
     """A conversation that lives: one task owns it, takes messages from its inbox, and answers one after the other.
 
     Enter it with ``async with``; leaving the block cancels what is left (`drain` finishes it first), saves and ends. It belongs to
@@ -159,7 +160,7 @@ class Agent:
                 failures.append(error)
                 self._close(f"has ended ({error}); start a new one")
             finally:
-                await last_words(owner.finish, within=ENDING)
+                await owner.finish()
                 started.set()
 
         if self._named:
@@ -176,7 +177,7 @@ class Agent:
                         owner.abort("the agent was left")
         finally:
             if owner.state != "closed":  # its task was cancelled before it had begun
-                await last_words(owner.finish, within=ENDING)
+                await owner.finish()
             if self._named:
                 unregister(self.name, self)
         if failures:
@@ -270,7 +271,8 @@ class Agent:
         try:
             with waiting(self.name, (request,)):
                 async with self.subscribe(request_id=request.id, buffer=STREAM_BUFFER) as events:
-                    yield RunStream(request, events, lambda: self._cancel(request))
+                    answers = Answers(self._owner, request)
+                    yield RunStream(request, events, lambda: self._cancel(request), answers)
         finally:
             if new:
                 await self._abandon(request)
@@ -384,7 +386,7 @@ class Agent:
     def usage(self) -> Usage:
         """Tokens of all its requests, the running one's included."""
         owner = self._here()
-        return owner.usage + (owner.run.usage if owner.run is not None else Usage())
+        return owner.spent
 
     def health(self) -> Health:
         """How it is."""
@@ -442,6 +444,9 @@ class Agent:
             raise WrongEventLoopError(self.name)
         return owner
 
+    def _answers(self) -> Answers:
+        return Answers(self._here())
+
     def _submit(
         self, prompt: str | Block | Sequence[Block] | Message, request_id: str | None, *, waits: bool = False
     ) -> tuple[AgentRequest, bool]:
@@ -464,7 +469,7 @@ class Agent:
 
     async def _change(self, apply: Callable[[], None]) -> None:
         inbox = self._owner.inbox
-        idle = inbox.idle
+        idle = not inbox.busy and not inbox.pending
         change = Change(apply)
         inbox.put(change)
         if idle:

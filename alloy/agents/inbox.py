@@ -72,6 +72,14 @@ class Inbox:
         self._put(request)
         return before
 
+    def put_first(self, request: AgentRequest) -> None:
+        """Takes a request in that was accepted before, and goes before all others."""
+        self.pending += 1
+        if self._items is None:
+            self._items = deque()
+        self._items.appendleft(request)
+        self._wake()
+
     def put(self, change: Change) -> None:
         """Takes a change in.
 

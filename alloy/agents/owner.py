@@ -22,6 +22,7 @@ from alloy.agents.publishing import publisher
 from alloy.agents.registry import AgentRequest, Registry, checked_name, current
 from alloy.agents.restarts import Poison
 from alloy.agents.saving import save, saving
+from alloy.agents.suspension import begin, give_up, metadata_of, minus, requeue, step_in, take_back
 from alloy.errors import (
     AgentClosedError,
     AgentCrashedError,
@@ -45,9 +46,11 @@ if TYPE_CHECKING:
     from alloy.agents.bus import Bus
     from alloy.events import Envelope
     from alloy.loop.config import Config
+    from alloy.loop.step import Step
     from alloy.messages import Message
     from alloy.providers.base import Provider
     from alloy.sessions import SessionStore
+    from alloy.tools.decision import Outcome
 
 __all__ = ["Owner", "OwnerState", "Watching"]
 
@@ -98,6 +101,7 @@ class Owner:
         "_reset_to",
         "_session",
         "_watching",
+        "answered",
         "config",
         "crashes",
         "error",
@@ -112,6 +116,7 @@ class Owner:
         "running",
         "scope",
         "state",
+        "suspended",
         "unsaved",
         "usage",
     )
@@ -144,6 +149,8 @@ class Owner:
         self.running: AgentRequest | None = None
         self.run: Loop | None = None
         self.state: OwnerState = "new"
+        self.suspended: Step | None = None
+        self.answered: dict[str, Outcome] | None = None
         self.unsaved = False
         self.crashes = 0
         self.error: BaseException | None = None
@@ -186,7 +193,7 @@ class Owner:
             return known, False
         if self.poison is not None and (refusal := self.poison.refusal(self.name, message)) is not None:
             raise refusal
-        events = Emitter(request_id, self._publish, agent_id=self.name, numbers=self._numbers)
+        events = self.emitter(request_id)
         request = AgentRequest(message, events, self.registry, self.seq)
         before = self.inbox.offer(request)
         self.registry.add(request)
@@ -194,20 +201,27 @@ class Owner:
             events.emit("request_queued", position=before)
         return request, True
 
-    def cancel(self, request: AgentRequest, reason: str) -> None:
+    def cancel(self, request: AgentRequest, reason: str, *, for_good: bool = True) -> None:
         """Cancels a request that runs, or ends one that waits.
+
+        Args:
+            request: which one.
+            reason: why.
+            for_good: whether it isn't gone on with when the agent starts again.
 
         Raises:
             RequestSettledError: it has ended, or is about to.
         """
         if request.result is not None:
             raise RequestSettledError(self.name, request.id, request.result.status)
+        if request is self.running and self.run is not None and self.run.ending:
+            raise RequestSettledError(self.name, request.id, "it ends at this moment")
+        if for_good:
+            give_up(self, request)
         if request is not self.running:
             self.inbox.remove(request)
             request.events.emit("request_cancelled", reason=reason)
             self._settle_unrun(request, "cancelled")
-        elif self.run is not None and self.run.ending:
-            raise RequestSettledError(self.name, request.id, "it ends at this moment")
         elif not request.scope.cancel_called:
             request.scope.cancel()
             request.events.emit("request_cancelled", reason=reason)
@@ -221,7 +235,7 @@ class Owner:
         """Cancels everything that was accepted, and ends."""
         for request in self.registry:
             with contextlib.suppress(RequestSettledError):
-                self.cancel(request, reason)
+                self.cancel(request, reason, for_good=False)
         if self.scope is not None:
             self.scope.cancel()
 
@@ -233,12 +247,21 @@ class Owner:
 
     def session(self) -> Session:
         """The session as of now."""
-        return self._session_of(self.history.messages, self.usage + (self.run.usage if self.run else Usage()))
+        return self._session_of(self.history.messages, self.spent)
+
+    @property
+    def spent(self) -> Usage:
+        """Tokens of all requests, including one that runs, or waits to be gone on with."""
+        one = self.run or self.suspended
+        return self.usage if one is None else self.usage + one.usage
+
+    def emitter(self, request_id: str) -> Emitter:
+        """Where a request's envelopes are made."""
+        return Emitter(request_id, self._publish, agent_id=self.name, numbers=self._numbers)
 
     def emit(self, kind: str, request_id: str = "", **data: Any) -> None:
         """Tells of something that befalls the agent."""
-        events = Emitter(request_id, self._publish, agent_id=self.name, numbers=self._numbers)
-        events.emit("runtime_event", kind=kind, **data)
+        self.emitter(request_id).emit("runtime_event", kind=kind, **data)
 
     def begin(self) -> None:
         """Takes requests from here on; they run once it is served."""
@@ -263,6 +286,7 @@ class Owner:
             with anyio.CancelScope() as self.scope:
                 await self._load()
                 self._loaded = True
+                requeue(self)
                 self._listen()
                 self.state = "running"
                 started()
@@ -297,6 +321,7 @@ class Owner:
 
     async def _answer(self, request: AgentRequest) -> None:
         if self.poison is not None and (refusal := self.poison.refusal(self.name, request.message)) is not None:
+            give_up(self, request)
             self._settle_unrun(request, "failed", refusal)  # others like it crashed while it waited
             return
         crashes: list[BaseException] = []
@@ -316,9 +341,9 @@ class Owner:
             raise AgentCrashedError(self.name, crashes[0])
 
     async def _run(self, request: AgentRequest, crashes: list[BaseException]) -> None:
-        self.history.say(request.message)
         self.running = request
         self.run = run = Loop(saving(self), self.provider, self.history, request.events)
+        begin(self, run, request)
         request.state = "running"
         with request.scope:
             async with anyio.create_task_group() as group:
@@ -358,7 +383,7 @@ class Owner:
     def _settle(self, request: AgentRequest, run: Loop) -> None:
         if run.result is None:
             return  # it is another request's end, which never ran
-        self.usage += run.result.usage
+        self.usage += take_back(self, run, run.result)
         self.inbox.done()
         self.registry.settle(request, run.result)
         self.running = self.run = None
@@ -382,7 +407,8 @@ class Owner:
             return
         self._session = saved
         self.history = History(saved.messages, None)
-        self.usage = saved.usage
+        self.suspended = step_in(saved.metadata, self.name)
+        self.usage = saved.usage if self.suspended is None else minus(saved.usage, self.suspended.usage)
         self.unsaved = False
         self._numbers.pass_over(saved.seq)
 
@@ -406,7 +432,7 @@ class Owner:
     async def save_quietly(self) -> None:
         """Saves the conversation as of now; that it can't be saved is told."""
         try:
-            await self.save(self.history.messages, self.usage, within=SAVING)
+            await self.save(self.history.messages, self.spent, within=SAVING)
         except SessionError as error:
             self.not_saved(error)
 
@@ -421,7 +447,10 @@ class Owner:
     def _session_of(self, messages: Iterable[Message], usage: Usage) -> Session:
         if self._session is None:  # one for good: when it began is part of what it is known by
             self._session = Session(id=self.name)
-        return dataclasses.replace(self._session, messages=tuple(messages), usage=usage, seq=self.seq)
+        metadata = metadata_of(self._session.metadata, self.suspended)
+        return dataclasses.replace(
+            self._session, messages=tuple(messages), usage=usage, seq=self.seq, metadata=metadata
+        )
 
     # --- crashes and the end ------------------------------------------------------------------------------------------
 

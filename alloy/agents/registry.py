@@ -131,9 +131,12 @@ class Registry:
             raise RequestConflictError(self.agent, request_id)
         return found
 
-    def add(self, request: AgentRequest) -> None:
-        """Takes in a new one."""
-        self._open[request.id] = request
+    def add(self, request: AgentRequest, *, first: bool = False) -> None:
+        """Takes in a new one; before all others, if it goes first."""
+        if first:
+            self._open = {request.id: request, **self._open}
+        else:
+            self._open[request.id] = request
 
     def settle(self, request: AgentRequest, result: Result) -> None:
         """Ends one, and forgets the oldest of those that have ended where there are too many."""

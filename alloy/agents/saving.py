@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from alloy.agents.suspension import StepKeeper
 from alloy.errors import SessionError
 from alloy.loop.middleware import Middleware
 
@@ -62,6 +63,10 @@ class _Saves(Middleware):
         self._owner = owner
 
     async def session_end(self, result: Result, run: RunContext) -> None:  # noqa: ARG002  the hook's signature
+        keeper = self._owner.run.desk.keeper if self._owner.run is not None else None
+        if isinstance(keeper, StepKeeper) and keeper.stays(result):
+            return  # what is saved is where it goes on from
+        self._owner.suspended = None
         try:
             await self._owner.save(result.messages, self._owner.usage + result.usage, within=SAVING_SOON)
         except SessionError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,6 +32,7 @@ Examples:
   alloy --provider openai:gpt-5 "Explain actors in two sentences"
   alloy --tools read "Read examples/notes.txt. Who leads the project?"
   git diff | alloy "Write a commit message for this change"
+  alloy --tools read,bash --ask bash "Which of these files is the largest?"
   alloy --tools mytools:weather "Do I need a coat in Oslo?"
   alloy --json "Hello" | jq -r 'select(.event == "response").payload.text'
   alloy                            (a conversation)
@@ -65,6 +67,13 @@ Exit codes:
     metavar="NAME,...",
     multiple=True,
     help="What the model can call: core tools by name, your own as module:attribute. Can be repeated.",
+)
+@click.option(
+    "-a",
+    "--ask",
+    metavar="NAME,...",
+    multiple=True,
+    help="Tools that you are asked about before each call; '*' for all. Without a terminal their calls are denied.",
 )
 @click.option("-s", "--system", metavar="TEXT", help="What the model is told first.")
 @click.option("--max-turns", type=click.IntRange(min=1), metavar="N", help="How many answers a run may take.")
@@ -117,7 +126,7 @@ def _run(words: tuple[str, ...], view: View, *, interactive: bool, options: dict
     config = _config(**options)
     text = _prompt(words, view)
     if text is not None:
-        return anyio.run(ask, text, config, view)
+        return anyio.run(partial(ask, text, config, view, interactive=interactive and sys.stdin.isatty()))
     if not interactive or not sys.stdout.isatty():
         raise ConfigurationError("nothing to ask: give a question; a conversation needs a terminal, and no --json")
     return anyio.run(converse, config, view)
@@ -137,6 +146,7 @@ def _config(
     *,
     provider: str,
     tools: Sequence[str],
+    ask: Sequence[str],
     system: str | None,
     max_turns: int | None,
     timeout: float | None,
@@ -149,6 +159,10 @@ def _config(
         options["max_turns"] = max_turns
     if working_directory is not None:
         options["working_directory"] = working_directory
+    if asked := _split(ask):
+        from alloy.loop.approval import Approval, Rule  # noqa: PLC0415  --help does without
+
+        options["middleware"] = [Approval([Rule("ask", tool=name) for name in asked], otherwise="allow")]
     return Config(**options)
 
 
@@ -175,8 +189,13 @@ def _tools(names: Sequence[str]) -> list[Tool]:
     Raises:
         InvalidOptionError: there is no such tool.
     """
-    every = [name.strip() for given in names for name in given.split(",")]
-    return [_own_tool(name) if ":" in name else _core_tool(name) for name in dict.fromkeys(every) if name]
+    return [_own_tool(name) if ":" in name else _core_tool(name) for name in _split(names)]
+
+
+def _split(given: Sequence[str]) -> list[str]:
+    """The names in ``a,b``, once each."""
+    names = [name.strip() for one in given for name in one.split(",")]
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def _core_tool(name: str) -> Tool:

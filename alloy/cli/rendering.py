@@ -184,6 +184,8 @@ class Transcript:
                 self._note(payload["text"], style="dim", end="")
             case "tool_start" | "tool_progress" | "tool_end":
                 self._tool(envelope.event, payload)
+            case "approval_requested" | "approval_settled":
+                self._approval(envelope.event, payload)
             case "turn_start" | "turn_end" | "tool_call_delta" | "retry" | "compaction":
                 self._progress(envelope.event, payload)
             case "response":
@@ -275,12 +277,26 @@ class Transcript:
             case _:
                 assert_never(event)
 
+    def _approval(self, event: Literal["approval_requested", "approval_settled"], payload: Mapping[str, Any]) -> None:
+        match event:
+            case "approval_requested":
+                reason = payload["reason"]
+                asked = f"{payload['name']}({_arguments(payload['arguments'])})"
+                self._line(f"? {asked}{reason and ': '}{reason}", "yellow")
+            case "approval_settled":
+                reason = payload["reason"]
+                self._line(f"  {payload['decision']}{reason and ': '}{reason}", "yellow")
+            case _:
+                assert_never(event)
+
     def _tool(self, event: Literal["tool_start", "tool_progress", "tool_end"], payload: Mapping[str, Any]) -> None:
         name = payload["name"]
         match event:
             case "tool_start":
                 self._line(f"→ {name}({_arguments(payload['arguments'])})", "cyan")
                 self.busy(f"running {name}")
+            case "tool_progress" if payload["envelope"] is not None:
+                self._inside(name, payload["envelope"])
             case "tool_progress":
                 self._line(f"  {name}: {payload['text']}", "dim")
                 self.busy(f"running {name}")
@@ -291,6 +307,15 @@ class Transcript:
                 self._line(text, "red" if payload["is_error"] else "green")
             case _:
                 assert_never(event)
+
+    def _inside(self, name: str, envelope: Mapping[str, Any]) -> None:
+        """What happened in a run that is inside of a call; its tools alone, since its text comes as the call's result."""
+        payload = envelope["payload"]
+        if envelope["event"] == "tool_start":
+            self._line(f"  {name} → {payload['name']}({_arguments(payload['arguments'])})", "dim")
+            self.busy(f"running {name}")
+        elif envelope["event"] == "tool_progress" and payload["envelope"] is not None:
+            self._inside(f"{name}: {payload['name']}", payload["envelope"])
 
     def _usage(self, payload: Mapping[str, Any]) -> None:
         self.end_line()

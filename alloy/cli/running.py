@@ -15,6 +15,7 @@ import anyio
 
 from alloy import providers
 from alloy._tasks import run_in_thread
+from alloy.cli.asking import Approver, Keyboard
 from alloy.errors import (
     AlloyError,
     ConfigurationError,
@@ -120,13 +121,14 @@ class _Signals:
             self._scope.cancel()
 
 
-async def ask(prompt: str, config: Config, view: View) -> int:
+async def ask(prompt: str, config: Config, view: View, *, interactive: bool) -> int:
     """Asks one question and shows the answer.
 
     Args:
         prompt: the question.
         config: how to run it.
         view: shows it.
+        interactive: whether there is a person to be asked for approval.
 
     Returns:
         The exit code.
@@ -136,7 +138,8 @@ async def ask(prompt: str, config: Config, view: View) -> int:
         OSError: the answer can't be written.
     """
     with _Signals(view.release) as signals:
-        result = await _watch(prompt, config, view, signals)
+        approver = Approver(view, Keyboard() if interactive else None)
+        result = await _watch(prompt, config, view, signals, approver)
         return await _outcome(result, view, signals)
 
 
@@ -182,10 +185,12 @@ async def _start(provider: object, view: View, stack: AsyncExitStack) -> None:
 async def _talk(config: Config, view: View, signals: _Signals) -> None:
     """Question and answer, until the person leaves or the process has to."""
     _prepare_input()
+    keyboard = Keyboard()
+    approver = Approver(view, keyboard)
     await run_in_thread(view.say, HELP)
-    while (line := await _read_line(view, signals)) is not None:
+    while (line := await _read_line(view, signals, keyboard)) is not None:
         try:
-            result = await _watch(line, config, view, signals)
+            result = await _watch(line, config, view, signals, approver)
             await _outcome(result, view, signals)
             config = config.with_options(messages=result.messages)
         except AlloyError as error:
@@ -194,19 +199,26 @@ async def _talk(config: Config, view: View, signals: _Signals) -> None:
             signals.forget()
 
 
-async def _watch(prompt: str, config: Config, view: View, signals: _Signals) -> Result:
+async def _watch(prompt: str, config: Config, view: View, signals: _Signals, approver: Approver) -> Result:
     """Shows a run to its end; a signal cancels it, and what it still tells is shown, too.
 
     What has happened is shown in one go, since a thread for each delta would cost more than the delta. A tool that prints would
     mix its words with the answer, so they go to standard error.
     """
     told: deque[Envelope] = deque()
+
+    def hear(envelope: Envelope) -> None:
+        told.append(envelope)
+        approver.heed(envelope)
+
     with redirect_stdout(sys.stderr):
         try:
-            async with stream(prompt, config, on_event=told.append) as run:
+            async with stream(prompt, config, on_event=hear) as run:
                 while await _goes_on(run, signals):
                     if told:
                         await run_in_thread(_show, told, view)
+                    with signals.cancel():
+                        await approver.answer(run)
         except RunError as error:
             return error.result
         finally:
@@ -266,12 +278,12 @@ def explain(error: BaseException) -> str:
 # --- The terminal ----------------------------------------------------------------------------------------------------
 
 
-async def _read_line(view: View, signals: _Signals) -> str | None:
+async def _read_line(view: View, signals: _Signals, keyboard: Keyboard) -> str | None:
     """The next question; None if the person leaves, or the process has to."""
     while signals.received is None:
         line = None
-        with signals.cancel(), _terminal_restored(), suppress(EOFError):
-            line = (await run_in_thread(input, "> ", name="alloy prompt")).strip()
+        with signals.cancel(), suppress(EOFError):
+            line = await keyboard.line("> ")
         if line is None:
             break
         if line == "/exit":
@@ -294,18 +306,3 @@ def _prepare_input() -> None:
         return
     if "GNU" in (readline.__doc__ or ""):
         readline.parse_and_bind("set enable-bracketed-paste on")
-
-
-@contextmanager
-def _terminal_restored() -> Iterator[None]:
-    """Leaves the terminal's mode as it was, also where a line is given up while it is typed."""
-    try:
-        import termios  # noqa: PLC0415  not on Windows
-    except ImportError:
-        yield
-        return
-    before = termios.tcgetattr(sys.stdin)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from anyio.lowlevel import checkpoint
 
 if TYPE_CHECKING:
     from alloy.events import Envelope
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "Gate"]
 
 CHECKPOINT_EVERY = 64  # envelopes that a reader takes in one go before others have their turn
+
+
+class Gate(Protocol):
+    """Lets a slow reader hold up the model that it reads."""
+
+    @property
+    def full(self) -> bool:
+        """Whether to wait before going on."""
+        ...
+
+    async def wait(self) -> None:
+        """Waits until there is room."""
+        ...
 
 
 class Channel:

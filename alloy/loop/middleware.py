@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
     from alloy.errors import ProviderError
     from alloy.loop.config import Config
+    from alloy.loop.desk import Ask
     from alloy.messages import Message, ToolUseBlock
     from alloy.models import ModelInfo
     from alloy.models.lookup import Lookup
     from alloy.providers.base import Completion, Provider, Request
     from alloy.result import Result
-    from alloy.tools.base import ToolOutput
+    from alloy.tools.base import Tool, ToolOutput
+    from alloy.tools.decision import Decision
     from alloy.usage import Usage
 
 __all__ = ["Blocked", "Hooks", "Middleware", "RunContext"]
@@ -84,6 +86,33 @@ class RunContext:
 
             self._lookup = Lookup(self._config.model_catalogue, self._config.model_metadata_overrides)
         return await self._lookup.find(self._provider.name, self._provider.model)
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """What the model can call."""
+        return self._config.tools
+
+    async def ask(self, call: ToolUseBlock, reason: str) -> Decision:
+        """Asks a person whether a call may be executed, and waits for the answer; for `Middleware.before_tool_call`.
+
+        It is an ``approval_requested`` envelope, and answered as `alloy.Approval` says. What comes of it is yours: return a
+        `Blocked` if the decision is false, and an edited call if it has arguments.
+
+        Args:
+            call: which one.
+            reason: why it needs approval.
+        """
+        decision: Decision = await self._loop.desk.ask(call, reason)
+        return decision
+
+    def answer_approvals(self, ask: Ask | None, timeout: float | None) -> None:
+        """Has the run's approvals answered by a function, and denied after a time; a None leaves what was said before.
+
+        Args:
+            ask: gets an `ApprovalRequest` and returns a `Decision`.
+            timeout: how long an answer may take, in seconds.
+        """
+        self._loop.desk.use(ask, timeout)
 
     def emit(self, kind: str, **data: Any) -> None:
         """Sends a ``runtime_event`` envelope.

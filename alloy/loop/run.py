@@ -14,7 +14,8 @@ from alloy import providers
 from alloy._tasks import background
 from alloy.errors import EmptyPromptError, InvalidOptionError, RunError
 from alloy.events import Emitter, Envelope
-from alloy.loop.channel import Channel
+from alloy.loop.answering import Answering
+from alloy.loop.channel import Channel, Gate
 from alloy.loop.config import Config, Options
 from alloy.loop.conversation import History, checked_prompt
 from alloy.loop.turns import Loop
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from alloy.events import Sink
-    from alloy.loop.turns import Gate
+    from alloy.loop.answering import Answers
     from alloy.messages import Block, Message
     from alloy.providers.base import Provider
     from alloy.result import Result
@@ -85,6 +86,7 @@ async def stream(
     observer = guarded_sink(config.on_event)
     loop = _loop(prompt, config, channel.push if observer is None else both(observer, channel.push), channel)
 
+    loop.desk.answerable = True
     scope = anyio.CancelScope()
 
     async def work() -> None:
@@ -95,7 +97,7 @@ async def stream(
             channel.close()
 
     async with background(work):
-        yield RunStream(loop, channel, scope.cancel)
+        yield RunStream(loop, channel, scope.cancel, loop.desk)
 
 
 class _Watched(Protocol):
@@ -111,13 +113,17 @@ class _Source(Protocol):
     async def pull(self) -> Envelope | None: ...
 
 
-class RunStream:
+class RunStream(Answering):
     """A run that is being watched; every envelope is given out once, to whoever asks first."""
 
-    def __init__(self, run: _Watched, source: _Source, cancel: Callable[[], None]) -> None:
+    def __init__(self, run: _Watched, source: _Source, cancel: Callable[[], None], answers: Answers) -> None:
         self._run = run
         self._source = source
         self._cancel = cancel
+        self._desk = answers
+
+    def _answers(self) -> Answers:
+        return self._desk
 
     def __aiter__(self) -> AsyncIterator[Envelope]:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from contextlib import AsyncExitStack
@@ -16,16 +17,21 @@ from alloy._tasks import call_soon, was_cancelled
 from alloy.errors import ToolError
 from alloy.history import UNKNOWN_OUTCOME
 from alloy.loop.middleware import Blocked
+from alloy.loop.seat import CallSeat
 from alloy.messages import TextBlock, ToolResultBlock, ToolUseBlock
 from alloy.result import ToolCall
 from alloy.tools.base import Tool, ToolContext, ToolOutput
+from alloy.tools.compact import json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from alloy.events import Emitter
+    from alloy.loop.channel import Gate
     from alloy.loop.config import Config
+    from alloy.loop.desk import Desk
     from alloy.loop.middleware import Hooks, RunContext
+    from alloy.usage import Usage
 
 __all__ = ["ToolBatch", "ToolRunner"]
 
@@ -34,6 +40,8 @@ TRUNCATED = (
     "Not executed: your answer was cut off at the output limit, so this call may be incomplete. "
     "Call again, with shorter arguments or fewer calls at once."
 )
+NOT_SAVED = "Not executed: the session can't be saved, and without that this call might be executed twice."
+CHANGED = "[The arguments of this call were changed before it was executed; they were {arguments}]"
 NO_OUTPUT = "(no output)"
 
 
@@ -46,6 +54,9 @@ class ToolRunner:
     hooks: Hooks
     context: RunContext
     events: Emitter
+    desk: Desk
+    gate: Gate | None
+    count: Callable[[Usage], None]
 
 
 class ToolBatch:
@@ -60,6 +71,7 @@ class ToolBatch:
         self._runner = runner
         self._records: list[ToolCall | None] = [None] * len(self.calls)
         self._begun = [False] * len(self.calls)
+        self._limits: Mapping[str, anyio.Semaphore] = {}
         self._failure: BaseException | None = None
 
     @property
@@ -78,6 +90,18 @@ class ToolBatch:
             for record in self.records
         )
 
+    @property
+    def progress(self) -> tuple[tuple[ToolCall | None, ...], tuple[bool, ...]]:
+        """For each call its outcome, if it has one yet, and whether it was begun."""
+        return tuple(self._records), tuple(self._begun)
+
+    def go_on_from(self, records: Sequence[ToolCall | None], begun: Sequence[bool]) -> None:
+        """Takes over what was done before; what was begun then, and has no outcome, isn't executed again."""
+        self._records, self._begun = list(records), list(begun)
+        for index, call in enumerate(self.calls):
+            if self._begun[index] and self._records[index] is None:
+                self._finish(index, call, ToolOutput(UNKNOWN_OUTCOME, is_error=True), self._start(call))
+
     def succeeded(self, name: str) -> bool:
         """Whether a call of this tool was executed without an error."""
         return any(record is not None and record.name == name and not record.is_error for record in self._records)
@@ -93,20 +117,22 @@ class ToolBatch:
         Raises:
             Exception: what a hook raised, after the calls that ran beside it have ended.
         """
-        limits = self._limits()
+        self._limits = self._room()
         for group in self._groups():
             if len(group) == 1:
                 await self._call(group[0])
             else:
                 async with anyio.create_task_group() as tasks:
                     for index in group:
-                        tasks.start_soon(self._call_in_turn, index, limits)
+                        tasks.start_soon(self._call, index)
             if self._failure is not None:
                 raise self._failure
 
     def _groups(self) -> Iterator[list[int]]:
         group: list[int] = []
         for index, call in enumerate(self.calls):
+            if self._records[index] is not None:
+                continue
             tool = self._runner.tools.get(call.name)
             if tool is not None and not tool.concurrency_safe:
                 if group:
@@ -118,19 +144,11 @@ class ToolBatch:
         if group:
             yield group
 
-    def _limits(self) -> dict[str, anyio.Semaphore]:
+    def _room(self) -> dict[str, anyio.Semaphore]:
         """For each tool that has a limit of its own how many calls may run at once, and under "" for all of them."""
         own = {name: tool.max_concurrency for name, tool in self._runner.tools.items() if tool.max_concurrency}
         limits = {"": self._runner.config.max_concurrent_tools, **own}
         return {name: anyio.Semaphore(limit, fast_acquire=True) for name, limit in limits.items()}
-
-    async def _call_in_turn(self, index: int, limits: Mapping[str, anyio.Semaphore]) -> None:
-        """One call, when there is room for it: first beside others of its tool, then beside all."""
-        async with AsyncExitStack() as stack:
-            for name in (self.calls[index].name, ""):
-                if name in limits:
-                    await stack.enter_async_context(limits[name])
-            await self._call(index)
 
     async def _call(self, index: int) -> None:
         """One call from its hooks to its record; what hooks raise is kept for the batch."""
@@ -141,9 +159,33 @@ class ToolBatch:
             if isinstance(call, Blocked):
                 await self._execute(index, self.calls[index], f"Not executed: {call.reason}")
             else:
-                await self._execute(index, call, self._refusal(call))
+                await self._in_turn(index, call)
+            desk = self._runner.desk
+            if desk.keeper is not None and desk.keeper.active and desk.waiting():
+                await desk.keeper.keep()
         except Exception as error:  # noqa: BLE001  raised by execute() when the neighbours have ended
             self._failure = self._failure or error
+
+    async def _in_turn(self, index: int, call: ToolUseBlock) -> None:
+        """Executes a call when there is room for it: first beside others of its tool, then beside all."""
+        async with AsyncExitStack() as stack:
+            for name in (call.name, ""):
+                if name in self._limits:
+                    await stack.enter_async_context(self._limits[name])
+            await self._execute(index, call, self._refusal(call))
+
+    async def _begin(self, index: int) -> bool:
+        """Notes that a call is begun; False if that has to be saved, and couldn't be."""
+        self._begun[index] = True
+        keeper = self._runner.desk.keeper
+        if keeper is None or not keeper.active:
+            return True
+        kept = False
+        try:
+            kept = await keeper.keep()
+        finally:
+            self._begun[index] = kept
+        return kept
 
     def _refusal(self, call: ToolUseBlock) -> str | None:
         if call.invalid is not None:
@@ -157,12 +199,16 @@ class ToolBatch:
         start = self._start(call)
         output: ToolOutput | None = None
         try:
+            if refusal is None and not await self._begin(index):
+                refusal = NOT_SAVED
             if refusal is not None:
                 output = ToolOutput(refusal, is_error=True)
             else:
-                self._begun[index] = True
                 output = await self._attempt(call, start)
                 output = await self._runner.hooks.thread_output(call, output, self._runner.context)
+                if call.input != self.calls[index].input and call.input == self._runner.desk.changed.get(call.id):
+                    said = CHANGED.format(arguments=json_text(call.input))
+                    output = dataclasses.replace(output, text=f"{said}\n{output.text}")
         finally:
             if output is None:
                 self._runner.events.emit("tool_end", **start.ended(), text="", is_error=True, error="cancelled")
@@ -174,7 +220,8 @@ class ToolBatch:
         limit = tool.timeout or self._runner.config.tool_timeout
         try:
             with anyio.move_on_after(limit + tool.grace) as scope:
-                output = ToolOutput.of(await tool.execute(call.input, self._context(call, start, limit)))
+                context = self._context(call, start, limit, CallSeat(self._runner, call, scope))
+                output = ToolOutput.of(await tool.execute(call.input, context))
             if scope.cancelled_caught:
                 output = ToolOutput(
                     f"Timed out after {limit:g} seconds. It may or may not have taken effect.", is_error=True
@@ -189,7 +236,7 @@ class ToolBatch:
             start.over = True
         return output
 
-    def _context(self, call: ToolUseBlock, start: _Start, limit: float) -> ToolContext:
+    def _context(self, call: ToolUseBlock, start: _Start, limit: float, seat: CallSeat) -> ToolContext:
         events = self._runner.events
         return ToolContext(
             call_id=call.id,
@@ -201,6 +248,7 @@ class ToolBatch:
             report=_Report(events, start),
             allowed_paths=self._runner.config.allowed_paths,
             timeout=limit,
+            seat=seat,
         )
 
     def _start(self, call: ToolUseBlock) -> _Start:
@@ -274,7 +322,7 @@ class _Report:
     def _emit(self, text: str) -> None:
         if not self._start.over:
             call = self._start.call
-            self._events.emit("tool_progress", id=call.id, name=call.name, text=without_keys(text))
+            self._events.emit("tool_progress", id=call.id, name=call.name, text=without_keys(text), envelope=None)
 
 
 def head_and_tail(text: str, limit: int) -> str:

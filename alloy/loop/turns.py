@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -19,8 +19,11 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from alloy._tasks import last_words, was_cancelled
 from alloy.errors import DeadlineExceededError, Halt, InvalidOptionError, ProviderError
 from alloy.history import check_history
+from alloy.loop.desk import Desk
 from alloy.loop.middleware import Hooks, RunContext
-from alloy.loop.toolrun import TRUNCATED, ToolBatch, ToolRunner
+from alloy.loop.step import Step
+from alloy.loop.toolrun import TRUNCATED, ToolRunner
+from alloy.loop.turn import Turn
 from alloy.messages import Message, TextBlock
 from alloy.providers.base import Completion, Request, Retry, TextDelta, ThinkingDelta, ToolCallDelta, ToolSpec, held
 from alloy.providers.batches import in_batches
@@ -29,30 +32,19 @@ from alloy.usage import Usage
 
 if TYPE_CHECKING:
     from alloy.events import Emitter
+    from alloy.loop.channel import Gate
     from alloy.loop.config import Config
     from alloy.loop.conversation import History
+    from alloy.loop.toolrun import ToolBatch
     from alloy.providers.base import Provider, ProviderItem
     from alloy.result import Status, StopReason, ToolCall
 
-__all__ = ["Gate", "Loop", "announce"]
+__all__ = ["Loop", "announce"]
 
 LAST_WORDS = 5.0  # seconds that middleware has for its session_end
 NUDGE = "You haven't called the tool {tool!r} successfully yet. Call it now; the task isn't finished before that."
 
 _log = logging.getLogger("alloy")
-
-
-class Gate(Protocol):
-    """Lets a slow reader hold up the model that it reads."""
-
-    @property
-    def full(self) -> bool:
-        """Whether to wait before going on."""
-        ...
-
-    async def wait(self) -> None:
-        """Waits until there is room."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +53,6 @@ class _End:
 
     status: Status
     error: BaseException | None = None
-
-
-class _Turn:
-    """What a turn has come to so far."""
-
-    __slots__ = ("at", "batch", "completion", "emitted", "error", "message", "next_prompt", "seq", "shown", "usage")
-
-    def __init__(self, seq: int) -> None:
-        self.seq = seq
-        self.at = time.perf_counter()
-        self.completion: Completion | None = None
-        self.message: Message | None = None
-        self.batch: ToolBatch | None = None
-        self.shown: list[str] = []
-        self.emitted = False
-        self.error: str | None = None
-        self.next_prompt: Message | None = None
-        self.usage = Usage()
-
-    def take(self, message: Message, runner: ToolRunner) -> None:
-        """Takes an answer, whole, and the calls in it."""
-        self.message = message
-        self.batch = ToolBatch(runner, message.tool_uses) if message.tool_uses else None
 
 
 class Loop:
@@ -97,6 +66,7 @@ class Loop:
         gate: holds the run up while its reader is behind.
 
     Attributes:
+        desk: its approvals.
         ending: whether it has come to its end, so that nothing can cancel it any more.
         result: how it ended, once it has.
     """
@@ -113,8 +83,9 @@ class Loop:
         self._gate = gate
         self._hooks = Hooks(config.middleware)
         self._context = RunContext(self, config, provider, request_id=events.correlation_id)
+        self.desk = Desk(events)
         tools = {tool.name: tool for tool in config.tools}
-        self._runner = ToolRunner(config, tools, self._hooks, self._context, events)
+        self._runner = ToolRunner(config, tools, self._hooks, self._context, events, self.desk, gate, self._spend)
         self._specs = tuple(
             ToolSpec(tool.name, tool.description, tool.input_schema, tool.options) for tool in config.tools
         )
@@ -122,6 +93,8 @@ class Loop:
         self._calls: list[ToolCall] = []
         self._answers = 0
         self._paused: Message | None = None
+        self._turn_now: Turn | None = None
+        self._step: Step | None = None
         self._text = ""
         self._started = (0, 0.0)
         self.ending = False
@@ -216,26 +189,75 @@ class Loop:
         return _End("failed", error)
 
     async def _converse(self) -> _End:
-        for _ in range(self.config.max_turns):
-            if (end := await self._turn()) is not None:
+        while self._step is not None or self.events.turn < self.config.max_turns:
+            end = await self._turn()
+            if self.desk.keeper is not None and self.desk.keeper.active:
+                await self.desk.keeper.done()
+            if end is not None:
                 return end
         return _End("max_turns")
+
+    def resume(self, step: Step) -> None:
+        """Begins with the calls of an answer that is there already, and the results that are there."""
+        self._step = step
+        self.usage = step.usage
+        self.history.prompt = step.prompt
+        self._calls = list(step.calls)
+        self._answers = step.turns
+        self._stop_reason = step.stop_reason
+        self.events.turn = step.turn - 1
+
+    def step(self, request: Message) -> Step | None:
+        """Where it is, if that is between an answer with calls and their results.
+
+        Args:
+            request: the user's words that it is about.
+        """
+        turn = self._turn_now
+        if turn is None or turn.batch is None or turn.message is None:
+            return None
+        records, begun = turn.batch.progress
+        return Step(
+            request_id=self.events.correlation_id,
+            request=request,
+            prompt=self.history.prompt,
+            message=turn.message,
+            records=records,
+            begun=begun,
+            calls=tuple(self._calls),
+            turn=self.events.turn,
+            turns=self._answers,
+            stop_reason=self._stop_reason,
+            usage=self.usage,
+        )
 
     # --- a turn ------------------------------------------------------------------------------------------------------
 
     async def _turn(self) -> _End | None:
         self.events.turn += 1
-        turn = _Turn(self.events.emit("turn_start"))
+        turn = self._turn_now = Turn(self.events.emit("turn_start"))
         try:
+            if self._step is not None:
+                return await self._go_on(turn, self._step)
             completion = await self._complete(turn)
             return await self._act(turn, completion)
         except BaseException as error:
             turn.error = "cancelled" if was_cancelled(error) else type(error).__name__
             raise
         finally:
+            self._turn_now = None
             self._end_turn(turn)
 
-    def _end_turn(self, turn: _Turn) -> None:
+    async def _go_on(self, turn: Turn, step: Step) -> _End | None:
+        """Acts on the calls of an answer that was heard before, in another process as may be."""
+        self._step = None
+        turn.take(step.message, self._runner)
+        if turn.batch is None:
+            return None
+        turn.batch.go_on_from(step.records, step.begun)
+        return await self._execute(turn.batch)
+
+    def _end_turn(self, turn: Turn) -> None:
         """Puts the whole step into the history and tells of it."""
         self._text = turn.message.text if turn.message else ""
         if turn.batch is not None and turn.message is not None:
@@ -256,7 +278,7 @@ class Loop:
             error=turn.error,
         )
 
-    async def _act(self, turn: _Turn, completion: Completion) -> _End | None:
+    async def _act(self, turn: Turn, completion: Completion) -> _End | None:
         """Does what the answer asks for; None to take another turn."""
         self._refuse(completion)
         turn.take(self._accepted(completion), self._runner)
@@ -284,6 +306,9 @@ class Loop:
             batch.refuse(TRUNCATED)
             return None
         await self._hooks.tell("after_tool_request", batch.calls, self._context)
+        return await self._execute(batch)
+
+    async def _execute(self, batch: ToolBatch) -> _End | None:
         await batch.execute()
         if self.config.until_tool is not None and batch.succeeded(self.config.until_tool):
             return _End("completed")
@@ -323,7 +348,7 @@ class Loop:
 
     # --- an answer ---------------------------------------------------------------------------------------------------
 
-    async def _complete(self, turn: _Turn) -> Completion:
+    async def _complete(self, turn: Turn) -> Completion:
         """One answer; a history that was too long is tried once more if middleware makes it shorter."""
         try:
             return await self._listen(turn, await self._request())
@@ -358,7 +383,7 @@ class Loop:
         await self._hooks.tell("after_compaction", before, tuple(after), self._context)
         return True
 
-    async def _listen(self, turn: _Turn, request: Request) -> Completion:
+    async def _listen(self, turn: Turn, request: Request) -> Completion:
         """Hears one answer; what was shown or heard of it stays in the history if it breaks off."""
         gate = self._gate
         try:
@@ -380,13 +405,16 @@ class Loop:
             raise
         return turn.completion
 
-    def _count(self, turn: _Turn, usage: Usage | None) -> None:
+    def _spend(self, usage: Usage) -> None:
+        self.usage += usage
+
+    def _count(self, turn: Turn, usage: Usage | None) -> None:
         """Adds what was paid for, be it an answer or a failure."""
         if usage is not None:
             turn.usage += usage
             self.usage += usage
 
-    def _hear(self, turn: _Turn, item: ProviderItem) -> None:
+    def _hear(self, turn: Turn, item: ProviderItem) -> None:
         match item:
             case TextDelta():
                 if self.events.watched:
@@ -420,7 +448,7 @@ class Loop:
             case _:
                 assert_never(delta)
 
-    def _keep_heard(self, turn: _Turn) -> None:
+    def _keep_heard(self, turn: Turn) -> None:
         """Takes what there is of an answer that broke off: all of it, or else the text that somebody saw."""
         if turn.completion is not None:
             if turn.completion.stop_reason not in _NO_ANSWER:

@@ -47,6 +47,9 @@ def check_envelopes(envelopes: Sequence[Envelope]) -> None:
     ids = {envelope.correlation_id for envelope in envelopes}
     _expect(len(ids) == 1, f"several requests: {sorted(ids)}")
     names = [envelope.event for envelope in envelopes]
+    asked = [envelope.payload["id"] for envelope in envelopes if envelope.event == "approval_requested"]
+    settled = [envelope.payload["id"] for envelope in envelopes if envelope.event == "approval_settled"]
+    _expect(sorted(asked) == sorted(settled), f"approvals don't pair: {sorted(asked)} and {sorted(settled)}")
     _expect(names.count("response") == 1 and names[-1] == "response", f"not one response at the end: {names}")
     for start, end in _STARTS.items():
         begun = {envelope.seq for envelope in envelopes if envelope.event == start}

@@ -8,12 +8,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from alloy.errors import InvalidOptionError, ToolDefinitionError, ToolError, UnknownOptionError
 from alloy.messages import AudioBlock, DocumentBlock, ImageBlock, MediaBlock, ResultContent, TextBlock, VideoBlock
 from alloy.tools import docstring
 from alloy.tools.compact import encodable, json_text
+from alloy.tools.decision import NOBODY, Decision
 from alloy.tools.functions import call, is_async, name_of, yields
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class ToolContext:
         report: sends a line of progress to whoever watches; never blocks, and may be called from any thread.
         allowed_paths: further folders and files that file tools may use; absolute.
         timeout: how long the call may take, in seconds; None where nobody has set a limit.
+        seat: the call's place in its run, for Alloy's own use; None outside of a run.
     """
 
     call_id: str
@@ -59,6 +61,28 @@ class ToolContext:
     report: Callable[[str], None] = field(repr=False)
     allowed_paths: tuple[Path, ...] = ()
     timeout: float | None = None
+    seat: Seat | None = field(default=None, repr=False)
+
+    async def ask(self, reason: str) -> Decision:
+        """Asks a person for approval, before something that can't be undone; the call's own time stands still meanwhile.
+
+        Args:
+            reason: what is to be approved, for the person.
+
+        Returns:
+            The decision, which is true if it is allowed; where nobody can answer it is denied at once.
+        """
+        if self.seat is None:
+            return Decision.deny(NOBODY)
+        return await self.seat.ask(reason)
+
+
+class Seat(Protocol):
+    """A call's place in its run."""
+
+    async def ask(self, reason: str) -> Decision:
+        """Asks for approval of the call."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,3 +139,68 @@ def test_sigterm_ends_a_conversation(terminal, model):
 
     assert shown.end()[0] == 143
     assert shown.mode == shown.before
+
+
+ASK = "[e]dit: "
+REQUEST = {"write": {"path": "note.txt", "content": "hi"}}
+
+
+def test_a_call_that_needs_approval_waits_for_a_yes(terminal, model, tmp_path):
+    answering = model([REQUEST], ["Written."])
+    shown = terminal("--tools=write", "--ask=write", "-C", str(tmp_path), "hi", model=answering)
+
+    assert '? write(path="note.txt", content="hi"): write needs approval' in shown.wait_for(ASK)
+    assert not (tmp_path / "note.txt").exists()
+    shown.type("y\r")
+
+    assert shown.process.wait(20) == 0
+    shown.wait_for("1 tool call")
+    assert (tmp_path / "note.txt").read_text() == "hi"
+
+
+def test_what_is_typed_instead_of_a_yes_is_a_no_or_other_arguments(terminal, model, tmp_path):
+    answering = model([REQUEST], [REQUEST], ["Written."])
+    shown = terminal("--tools=write", "--ask=*", "-C", str(tmp_path), "hi", model=answering)
+
+    shown.wait_for(ASK)
+    shown.type("what?\r")
+    shown.wait_for(ASK)
+    shown.type("n\r")
+    shown.wait_for("somebody has denied it")
+    shown.wait_for(ASK)
+    shown.type("e\r")
+    shown.wait_for("arguments: ")
+    shown.type("[]\r")
+    shown.wait_for("a JSON object")
+    shown.wait_for(ASK)
+    shown.type("e\r")
+    shown.wait_for("arguments: ")
+    shown.type('{"path": "other.txt", "content": "ho"}\r')
+
+    assert shown.process.wait(20) == 0
+    shown.wait_for("2 tool calls")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_ctrl_c_at_an_approval_cancels_the_answer_and_the_conversation_goes_on(terminal, model, tmp_path):
+    answering = model([REQUEST], ["Hello."])
+    shown = terminal("--tools=write", "--ask=write", "-C", str(tmp_path), model=answering)
+
+    shown.wait_for(PROMPT)
+    shown.type("write\r")
+    shown.wait_for(ASK)
+    shown.type("\x03")
+    shown.wait_for("cancelled")
+    shown.wait_for(PROMPT)
+    shown.type("Hi\r")
+    shown.wait_for("Hello.")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nobody_is_at_a_terminal_a_call_that_needs_approval_is_denied(alloy, model, tmp_path):
+    done = alloy("--tools=write", "--ask=write", "-C", str(tmp_path), "hi", model=model([REQUEST], ["No."]))
+
+    assert done.exit_code == 0
+    assert "nobody is at a terminal" in done.stderr
+    assert list(tmp_path.iterdir()) == []
