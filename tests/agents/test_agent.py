@@ -114,6 +114,9 @@ async def test_leaving_the_block_cancels_what_was_accepted_and_says_so(make, wat
         ids = [await agent.send_message(prompt) for prompt in "123"]
         await until(lambda: watcher.text == "Wait")
     assert sorted(watcher.responses) == sorted((one, "cancelled") for one in ids)
+    told = watcher.named("request_cancelled")
+    assert sorted(one.correlation_id for one in told) == sorted(ids)
+    assert {one.payload["reason"] for one in told} == {"the agent was left"}
     for one in ids:
         with pytest.raises(alloy.RequestCancelledError) as caught:
             await agent.result(one)

@@ -58,6 +58,8 @@ async def test_a_request_cant_wait_for_its_own_agent(make, ask):
             result = await agent.result("running")
             assert result.text == "Done."
             assert (await agent.result("waiting")).text == "Behind."
+            assert agent.health().state == "idle"  # nothing was accepted
+            assert [message.text for message in agent.messages if message.role == "user"] == ["Go.", "", "Later."]
     [error] = log
     assert isinstance(error, AgentDeadlockError)
     assert error.agent == agent.name
@@ -96,11 +98,12 @@ async def test_a_request_can_cancel_itself(make):
     assert log == []
 
 
-async def test_two_agents_cant_wait_for_each_other(make):
+@pytest.mark.parametrize("way", [lambda agent: agent.chat("And?"), lambda agent: stream(agent, "And?")])
+async def test_two_agents_cant_wait_for_each_other(make, way):
     log = []
 
     with anyio.fail_after(5):
-        first = make(calls("ask_it"), "First.", tools=[asking(lambda: second.chat("And?"), [])], max_pending=2)
+        first = make(calls("ask_it"), "First.", tools=[asking(lambda: way(second), [])], max_pending=2)
         second = make(calls("ask_it"), "Second.", tools=[asking(lambda: first.chat("And you?"), log)], max_pending=2)
         async with first, second:
             assert (await first.chat("Go.")).text == "First."

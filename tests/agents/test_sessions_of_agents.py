@@ -31,6 +31,8 @@ class Store(MemoryStore):
 
     async def save(self, session):
         self.reached.set()
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
         if self.hanging:
             await anyio.sleep_forever()
         if self.failing is not None:
@@ -98,6 +100,7 @@ async def test_a_reset_is_saved_when_it_is_done(make):
     async with make("a", name="desk", store=store) as agent:
         await agent.chat("1")
         await agent.reset()
+        assert store.log == ["saved", "saved"]
         assert await stored(store) == []
     async with make("b", name="desk", store=store) as agent:
         assert agent.messages == ()
