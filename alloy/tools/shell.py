@@ -119,7 +119,7 @@ class _Reader:
         while (char := self._text[self._at : self._at + 1]) != '"':
             if not char:
                 raise ValueError("a double quote isn't closed")
-            if char == "\\" and self._text[self._at + 1 : self._at + 2] in '$`"\\\n':
+            if char == "\\" and self._text[self._at + 1 : self._at + 2] in ("$", "`", '"', "\\", "\n"):
                 self._add(self._text[self._at + 1].replace("\n", ""))
                 self._at += 2
             elif char in "$`":
