@@ -149,10 +149,7 @@ class Supervisor:
                 try:
                     yield
                     await self._stop(self._grace)
-                except anyio.get_cancelled_exc_class():
-                    accepted = self._close()
-                    raise
-                except BaseException as error:  # noqa: BLE001  raised again below
+                except BaseException as error:  # noqa: BLE001  raised again below, and not inside an ExceptionGroup
                     accepted = self._close()
                     raised = error
                 self._group.cancel_scope.cancel()

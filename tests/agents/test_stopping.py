@@ -90,6 +90,26 @@ async def test_what_takes_longer_than_the_grace_is_cancelled_and_reported(superv
     assert asyncio.get_running_loop().time() == 5
 
 
+async def test_what_ends_by_itself_at_the_last_moment_is_not_reported_as_cancelled(supervising, answers, store):
+    async with supervising(store=store) as supervisor:
+        desk = await supervisor.start("desk", answers.config())
+        store.let_save = anyio.Event()
+        request_id = await desk.send_message("One")
+        await store.saving.wait()
+        reports = []
+        async with anyio.create_task_group() as group:
+
+            async def stop():
+                reports.append(await supervisor.stop(0))
+
+            group.start_soon(stop)
+            while not supervisor._deadline or not supervisor._deadline.cancelled_caught:
+                await anyio.lowlevel.checkpoint()
+            store.let_save.set()
+        assert await ended(desk, request_id) == "completed"
+        assert reports[0].clean
+
+
 async def test_what_could_not_be_saved_is_reported(supervising, answers, store):
     async with supervising(store=store) as supervisor:
         desk = await supervisor.start("desk", answers.config())
@@ -169,6 +189,18 @@ async def test_an_agent_that_waits_to_be_restarted_without_work_ends_at_once(sup
             await anyio.lowlevel.checkpoint()
         assert (await supervisor.stop(grace=0)).cancelled == {"desk": (ids[1],)}
         assert asyncio.get_running_loop().time() == 0
+
+
+async def test_an_agent_that_is_stopped_before_its_first_step_does_not_begin(supervising, answers, store, bus):
+    async with supervising(store=store, idle_timeout=5) as supervisor:
+        await supervisor.start("desk", answers.config(), subscribe=["news"])
+        await anyio.sleep(10)
+        store.let_load = anyio.Event()
+        bus.publish("news", message_envelope("Hi", request_id="from-news"))  # wakes it
+        with anyio.fail_after(60):
+            await supervisor.stop_agent("desk")
+        assert bus.responses("agent/desk") == {"from-news": "cancelled"}
+        assert supervisor.names() == ()
 
 
 async def test_stopping_an_agent_that_hangs_while_it_loads_does_not_hang(supervising, answers, store):

@@ -132,9 +132,17 @@ async def test_an_agent_of_a_supervisor_can_start_another_and_wait_for_it(superv
         assert result.messages[2].tool_results[0].text == "Help 1"
 
 
+async def test_the_life_of_an_agent_of_a_supervisor_is_not_the_business_of_who_has_it(supervising, answers):
+    async with supervising() as supervisor:
+        agent = await supervisor.start("desk", answers.config())
+        with pytest.raises(AgentClosedError, match="entered before"):
+            await agent.__aenter__()
+        assert (await agent.chat("Hi")).text == "Hi 1"
+
+
 async def test_stopping_an_agent_frees_its_name_and_keeps_its_session(supervising, answers, bus):
     async with supervising(store=MemoryStore()) as supervisor:
-        first = await supervisor.start("desk", answers.config())
+        first = await supervisor.start("desk", answers.config(), subscribe=["news"])
         await first.chat("One")
         async with first.subscribe() as envelopes:
             waiting = await first.send_message("hang")
@@ -142,6 +150,8 @@ async def test_stopping_an_agent_frees_its_name_and_keeps_its_session(supervisin
             assert await supervisor.stop_agent("desk", grace=0) == (waiting,)
             assert [envelope.event async for envelope in envelopes][-1] == "response"
         assert supervisor.names() == ()
+        bus.publish("news", message_envelope("Anybody?"))
+        assert "message_refused" not in bus.kinds("agent/desk")
         with pytest.raises(AgentClosedError, match="is being stopped"):
             await first.chat("Two")
         second = await supervisor.start("desk", answers.config())
@@ -231,6 +241,19 @@ async def test_numbers_of_envelopes_go_on_over_crashes(supervising, answers, bus
     assert {"agent_crashed", "agent_restarted"} <= {envelope.payload.get("kind") for envelope in seen}
 
 
+async def test_who_watches_the_supervisor_gets_what_happens_in_order_and_can_resume(supervising, answers):
+    async with supervising() as supervisor:
+        agent = await supervisor.start("desk", answers.config())
+        async with supervisor.subscribe() as envelopes:
+            for number in range(2):
+                await agent.send_message(f"{number} melt")
+            seen = [await anext(envelopes) for _ in range(4)]
+        async with supervisor.subscribe(after=seen[1].seq) as envelopes:
+            again = [await anext(envelopes) for _ in range(2)]
+        assert again == seen[2:]
+        assert {envelope.agent_id for envelope in seen} == {"desk"}
+
+
 async def test_a_request_can_be_cancelled_while_its_agent_waits_to_be_restarted(supervising, answers):
     async with supervising(backoff=50) as supervisor:
         agent = await supervisor.start("desk", answers.config())
@@ -290,17 +313,22 @@ async def test_every_way_into_a_quarantined_agent_says_that_it_is(supervising, a
 
 @pytest.mark.parametrize("stored", [False, True])
 async def test_a_revived_agent_goes_on_and_its_crashes_are_forgotten(supervising, answers, stored):
-    async with supervising(max_restarts=0, store=MemoryStore() if stored else None) as supervisor:
+    async with supervising(max_restarts=2, store=MemoryStore() if stored else None) as supervisor:
         desk = await supervisor.start("desk", answers.config())
         await desk.chat("One")
-        with pytest.raises(alloy.RunError):
-            await desk.chat("melt")
+        for _ in range(3):
+            with pytest.raises(alloy.RunError):
+                await desk.chat("melt")
         await anyio.wait_all_tasks_blocked()
-        answers.melting = False
+        assert supervisor.health()["desk"].state == "quarantined"
 
         revived = await supervisor.revive("desk")
 
         assert revived is not desk
+        with pytest.raises(alloy.RunError) as failed:
+            await revived.chat("melt")  # it is tried again
+        assert isinstance(failed.value.cause, Melt)
+        answers.melting = False
         assert (await revived.chat("melt")).text == "melt 3"
         assert await supervisor.revive("desk") is revived
         with pytest.raises(AgentQuarantinedError):
