@@ -375,6 +375,34 @@ async def test_a_request_of_which_it_is_known_since_when_it_is_replayed_whole_wh
         assert await rest(envelopes) == [1, 2, 3, 4]
 
 
+async def test_an_earlier_request_of_the_same_id_is_not_replayed():
+    bus = LocalBus()
+    publish(bus, 1, event="run_start")
+    publish(bus, 2, event="response")
+    publish(bus, 3, event="run_start")
+    subscription = on(bus, request_id="r1")
+    subscription.since = 2
+    async with subscription as envelopes:
+        publish(bus, 4, event="response")
+        assert await rest(envelopes) == [3, 4]
+
+
+@pytest.mark.parametrize(("replay", "last", "kept"), [(0, 3, [4, 5]), (1, 2, [3, 4, 5])])
+async def test_p5_a_request_of_which_it_is_known_since_when_it_is_is_told_once_that_its_beginning_is_gone(
+    replay, last, kept
+):
+    bus = LocalBus(replay=replay)
+    publish(bus, 1, event="run_start")
+    publish(bus, 2, 3)
+    subscription = on(bus, request_id="r1")
+    subscription.since = 0
+    async with subscription as envelopes:
+        publish(bus, 4)
+        publish(bus, 5, event="response")
+        assert await told(envelopes) == a_loss(None, None, last)
+        assert await rest(envelopes) == kept
+
+
 async def test_p5_a_beginning_that_is_missing_in_the_replay_is_told_once_whatever_came_meanwhile():
     bus = SlowBus(replay=2, meanwhile=[envelope(4), envelope(5, "response")])
     publish(bus, 1, event="run_start")
