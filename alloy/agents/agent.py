@@ -18,9 +18,10 @@ from alloy.agents.inbox import Change
 from alloy.agents.owner import GOODBYE, Owner, Watching
 from alloy.agents.registry import check_deadlock, checked_name, waiting
 from alloy.agents.subscription import subscribe
+from alloy.agents.suspension import Answers
 from alloy.errors import AgentClosedError, AgentExistsError, InvalidOptionError, WrongEventLoopError
+from alloy.loop.answering import Answering
 from alloy.loop.run import RunStream, build_provider, configured
-from alloy.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from alloy.providers.base import Provider
     from alloy.result import Result
     from alloy.sessions import Session, SessionStore
+    from alloy.usage import Usage
 
 __all__ = ["Agent", "AgentState", "Health", "whole"]
 
@@ -71,7 +73,7 @@ class Health:
     error: BaseException | None
 
 
-class Agent:
+class Agent(Answering):
     """A conversation that lives: one task owns it, takes messages from its inbox, and answers one after the other.
 
     Enter it with ``async with``; leaving the block cancels what is left (`drain` finishes it first), saves and ends. It belongs to
@@ -269,7 +271,8 @@ class Agent:
         try:
             with waiting(self.name, (request,)):
                 async with self.subscribe(request_id=request.id, buffer=STREAM_BUFFER) as events:
-                    yield RunStream(request, events, lambda: self._cancel(request))
+                    answers = Answers(self._owner, request)
+                    yield RunStream(request, events, lambda: self._cancel(request), answers)
         finally:
             if new:
                 await self._abandon(request)
@@ -383,7 +386,7 @@ class Agent:
     def usage(self) -> Usage:
         """Tokens of all its requests, the running one's included."""
         owner = self._here()
-        return owner.usage + (owner.run.usage if owner.run is not None else Usage())
+        return owner.spent
 
     def health(self) -> Health:
         """How it is."""
@@ -441,6 +444,9 @@ class Agent:
             raise WrongEventLoopError(self.name)
         return owner
 
+    def _answers(self) -> Answers:
+        return Answers(self._here())
+
     def _submit(
         self, prompt: str | Block | Sequence[Block] | Message, request_id: str | None, *, waits: bool = False
     ) -> tuple[AgentRequest, bool]:
@@ -463,7 +469,7 @@ class Agent:
 
     async def _change(self, apply: Callable[[], None]) -> None:
         inbox = self._owner.inbox
-        idle = inbox.idle
+        idle = not inbox.busy and not inbox.pending
         change = Change(apply)
         inbox.put(change)
         if idle:
