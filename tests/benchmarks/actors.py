@@ -21,7 +21,7 @@ from alloy.events import Envelope
 from alloy.providers.base import Completion
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
 PAIRS = 7
 MESSAGES = 2000
@@ -196,9 +196,11 @@ async def idle_by_a_supervisor() -> tuple[float, float]:
 
 
 def compare(
-    what: str, ours: Callable[[], Awaitable[float]], floor: Callable[[], Awaitable[float]]
+    what: str,
+    ours: Callable[[], Coroutine[object, object, float]],
+    floor: Callable[[], Coroutine[object, object, float]],
 ) -> dict[str, object]:
-    pairs = [(asyncio.run(ours()), asyncio.run(floor())) for _ in range(PAIRS)]  # type: ignore[arg-type]  # coroutines
+    pairs: list[tuple[float, float]] = [(asyncio.run(ours()), asyncio.run(floor())) for _ in range(PAIRS)]
     ratio = statistics.median(a / b for a, b in pairs)
     ours_us, floor_us = (statistics.median(pair[side] for pair in pairs) * 1e6 for side in (0, 1))
     return {"what": what, "alloy_us": round(ours_us, 2), "floor_us": round(floor_us, 2), "ratio": round(ratio, 2)}

@@ -149,7 +149,10 @@ def test_json_is_an_envelope_a_line_and_nothing_else(alloy, model):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--tools", "raed", "hi"], "takes bash, edit, find, grep, list, read, write, or your own as module:attribute, not str 'raed'"),
+        (
+            ["--tools", "raed", "hi"],
+            "takes bash, edit, find, grep, list, read, write, or your own as module:attribute, not str 'raed'",
+        ),
         (["--tools", "nowhere:tool", "hi"], "tool 'nowhere:tool' can't be loaded: ModuleNotFoundError"),
         (["--tools", "mytools:missing", "hi"], "AttributeError"),
         (["--tools", "mytools:plain", "hi"], "put @alloy.tool on 'plain' in 'mytools'"),

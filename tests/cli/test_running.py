@@ -34,13 +34,21 @@ async def test_what_is_missing_while_the_run_starts_is_a_matter_of_configuration
     missing = MissingExtraError("local", "pip install it", why="running a model here needs it")
 
     with anyio.fail_after(20):
-        assert await ask("hi", Config(provider=Scripted([missing])), Transcript(sys.stdout, sys.stderr), interactive=False) == 2
+        assert (
+            await ask("hi", Config(provider=Scripted([missing])), Transcript(sys.stdout, sys.stderr), interactive=False)
+            == 2
+        )
 
     assert capfdbinary.readouterr().err.endswith(b"pip install it; or choose another model with --provider\n")
 
 
 async def test_an_error_that_nobody_expected_is_named(capfdbinary):
     with anyio.fail_after(20):
-        assert await ask("hi", Config(provider=Scripted([KeyError("x")])), Transcript(sys.stdout, sys.stderr), interactive=False) == 1
+        assert (
+            await ask(
+                "hi", Config(provider=Scripted([KeyError("x")])), Transcript(sys.stdout, sys.stderr), interactive=False
+            )
+            == 1
+        )
 
     assert capfdbinary.readouterr().err == b"alloy: KeyError: 'x'\n"

@@ -82,7 +82,9 @@ class Listener:
         open_ones.append(self)
         reader, self._writer = await asyncio.open_connection(self.url.host, self.url.port)
         last = f"Last-Event-ID: {self.envelopes[-1]['seq']}\r\n" if self.envelopes else ""
-        self._writer.write(f"GET {self.url.path}/events{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{last}\r\n".encode())
+        self._writer.write(
+            f"GET {self.url.path}/events{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{last}\r\n".encode()
+        )
         self._reader = reader
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
