@@ -49,16 +49,25 @@ def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], 
         loop.call_soon_threadsafe(function, *args)
 
 
-async def run_in_thread(function: Callable[..., T], /, *args: Any, name: str = "alloy worker") -> T:
+async def run_in_thread(
+    function: Callable[..., T],
+    /,
+    *args: Any,
+    name: str = "alloy worker",
+    stop: Callable[[], object] | None = None,
+    within: float = 0.0,
+) -> T:
     """Calls a blocking function without blocking the event loop.
 
     Each call has a daemon thread of its own: the pools of asyncio and anyio wait for their threads when the interpreter
     exits, so one stuck call would hang the process. A call whose waiter is cancelled goes on by itself, since a thread can't
-    be stopped; it is counted in `stuck_threads` until it ends.
+    be stopped; it is counted in `stuck_threads` until it ends. With `stop` it's told to end, and waited for.
 
     Args:
         function: what to call, with `args`.
         name: the thread's name, for whoever looks at a stack dump.
+        stop: has the function end soon; called when the waiter is cancelled.
+        within: how long to wait then until it has ended, in seconds.
 
     Returns:
         What the function returns.
@@ -72,12 +81,23 @@ async def run_in_thread(function: Callable[..., T], /, *args: Any, name: str = "
     try:
         await call.done.wait()
     except BaseException:
-        if thread.is_alive():
+        if stop is not None:
+            stop()
+            await _patiently(call.done, within)
+        if thread.is_alive() and not call.done.is_set():
             _abandoned.add(thread)
         raise
     if call.error is not None:
         raise call.error
     return call.value  # type: ignore[no-any-return]  # what the function returned, of the type it returns
+
+
+async def _patiently(event: anyio.Event, seconds: float) -> None:
+    """Waits for an event for so long, in the course of a cancellation, however often that is repeated."""
+    with anyio.CancelScope(shield=True, deadline=anyio.current_time() + seconds) as scope:
+        while not event.is_set() and not scope.cancel_called:
+            with contextlib.suppress(asyncio.CancelledError):  # the first one is on its way already
+                await event.wait()
 
 
 def stuck_threads() -> tuple[str, ...]:

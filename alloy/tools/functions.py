@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import anyio
+from typing import TYPE_CHECKING, Any
 
 from alloy._tasks import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["call", "call_and_stop", "innermost", "is_async", "name_of", "yields"]
-
-T = TypeVar("T")
+__all__ = ["call", "innermost", "is_async", "name_of", "yields"]
 
 
 async def call(function: Callable[..., Any], *args: Any, name: str) -> Any:
@@ -24,47 +20,6 @@ async def call(function: Callable[..., Any], *args: Any, name: str) -> Any:
         return await function(*args)
     value = await run_in_thread(function, *args, name=f"alloy tool {name}")
     return await value if inspect.isawaitable(value) else value
-
-
-async def call_and_stop(function: Callable[[], T], stop: Callable[[], object], *, name: str, within: float) -> T:
-    """Calls a function in a thread of its own; when cancelled, tells it to stop, and waits until it has.
-
-    Args:
-        function: what to call.
-        stop: has it end soon; called when the caller is cancelled.
-        name: the tool's.
-        within: how long to wait after that, in seconds. A thread that takes longer is left, and counted as stuck.
-
-    Returns:
-        What the function returns.
-
-    Raises:
-        BaseException: whatever the function raises.
-    """
-    ended = anyio.Event()
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-    patience = anyio.CancelScope(shield=True)
-
-    async def wait() -> None:
-        try:
-            with patience:
-                outcome.append(await run_in_thread(function, name=f"alloy tool {name}"))
-        except Exception as error:  # noqa: BLE001  raised again below, as it is
-            failure.append(error)
-        ended.set()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(wait)
-        try:
-            await ended.wait()
-        except BaseException:
-            stop()
-            patience.deadline = anyio.current_time() + within
-            raise
-    for error in failure:
-        raise error
-    return outcome[0]
 
 
 def is_async(function: Any) -> bool:

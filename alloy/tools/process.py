@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alloy._tasks import run_in_thread
 from alloy.errors import ToolError
-from alloy.tools.functions import call_and_stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -103,7 +103,7 @@ async def run_processes(
         raise ToolError("commands need a POSIX system; on Windows run the program in WSL or in a container")
     run = _Run(argv, env=env, cwd=cwd, output=output, pass_fds=pass_fds)
     try:
-        return await call_and_stop(run, run.stop, name=name, within=GRACE + 2 * _DEATH)
+        return await run_in_thread(run, name=f"alloy tool {name}", stop=run.stop, within=GRACE + 2 * _DEATH)
     except OSError as error:
         raise ToolError(f"can't run {os.path.basename(argv[0])!r}: {(error.strerror or str(error)).lower()}") from None  # noqa: PTH119  a word
 

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import anyio
 import pytest
@@ -315,3 +316,100 @@ async def test_the_context_tells_a_tool_where_it_is(tmp_path):
     assert seen[0].working_directory == tmp_path
     assert seen[0].context == {"user": 7}
     assert (seen[0].tool_name, seen[0].turn) == ("where", 1)
+
+
+class Crowd:
+    """Tools that know how many of them run at once; each call waits until no more can come."""
+
+    def __init__(self, **limits: int | None) -> None:
+        self.now: dict[str, int] = dict.fromkeys(limits, 0)
+        self.most: dict[str, int] = {**self.now, "all": 0}
+        self.tools = [self._made(name, limit) for name, limit in limits.items()]
+
+    def _made(self, name: str, limit: int | None) -> alloy.Tool:
+        async def work(arguments, context):
+            self.now[name] += 1
+            self.most[name] = max(self.most[name], self.now[name])
+            self.most["all"] = max(self.most["all"], sum(self.now.values()))
+            await anyio.wait_all_tasks_blocked()
+            self.now[name] -= 1
+            return str(arguments["n"])
+
+        return alloy.Tool(
+            name=name,
+            description="Works.",
+            function=work,
+            max_concurrency=limit,
+            input_schema={"type": "object", "properties": {"n": {"type": "integer"}}},
+        )
+
+
+async def test_no_more_calls_run_at_once_than_the_run_and_the_tool_allow():
+    crowd = Crowd(narrow=2, wide=None)
+    batch = together(*(calls(name, n=n) for n in range(12) for name in ("narrow", "wide")))
+
+    with anyio.fail_after(20):
+        result = await run_script([batch, "Done."], tools=crowd.tools, max_concurrent_tools=5)
+
+    assert crowd.most == {"narrow": 2, "wide": 3, "all": 5}
+    assert [block.text for block in result.messages[2].tool_results] == [str(n) for n in range(12) for _ in range(2)]
+
+
+async def test_a_tools_own_limit_does_not_keep_others_from_running():
+    crowd = Crowd(narrow=1, wide=None)
+    batch = together(*(calls("narrow", n=n) for n in range(8)), *(calls("wide", n=n) for n in range(8)))
+
+    with anyio.fail_after(20):
+        await run_script([batch, "Done."], tools=crowd.tools, max_concurrent_tools=4)
+
+    assert crowd.most == {"narrow": 1, "wide": 3, "all": 4}
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, "2"])
+def test_a_limit_is_a_whole_number_above_0(limit):
+    with pytest.raises(alloy.ConfigurationError):
+        alloy.tool(max_concurrency=limit)(lambda: None)
+    with pytest.raises(alloy.ConfigurationError):
+        alloy.Config(max_concurrent_tools=limit)
+
+
+async def test_the_context_tells_a_tool_how_long_it_may_take_and_what_else_is_allowed(tmp_path):
+    seen: list[alloy.ToolContext] = []
+
+    def look(context: alloy.ToolContext) -> None:
+        """Looks."""
+        seen.append(context)
+
+    tools = [alloy.tool(look, name="slow", timeout=300), alloy.tool(look, name="usual")]
+    await run_script(
+        [together(calls("slow"), calls("usual")), "Done."],
+        tools=tools,
+        tool_timeout=7,
+        allowed_paths=[tmp_path / "a" / ".." / "b", "c"],
+    )
+
+    assert {context.tool_name: context.timeout for context in seen} == {"slow": 300, "usual": 7}
+    assert seen[0].allowed_paths == (tmp_path / "b", Path.cwd() / "c")
+
+
+@pytest.mark.parametrize("paths", ["/tmp", Path("/tmp"), [""], [3], {"/tmp": 1}, None])
+def test_allowed_paths_are_a_list_of_paths(paths):
+    with pytest.raises(alloy.ConfigurationError, match="list of paths"):
+        alloy.Config(allowed_paths=paths)
+
+
+async def test_a_tool_that_heeds_its_time_can_tell_what_it_has_done_until_then():
+    class Patient(alloy.Tool):
+        name = "patient"
+        description = "Does a part."
+        grace = 60.0
+
+        async def execute(self, arguments, context):
+            with anyio.move_on_after(context.timeout):
+                await anyio.sleep_forever()
+            return "half of it"
+
+    with anyio.fail_after(20):
+        result = await run_script([calls("patient"), "Done."], tools=[Patient()], tool_timeout=0.05)
+
+    assert result.tool_calls[0].content[0].text == "half of it"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from alloy._tasks import run_in_thread
 from alloy.errors import ToolError
 from alloy.tools.base import CoreTool, ToolContext
 from alloy.tools.core.write import PATIENCE
 from alloy.tools.files import Text, read_whole, refusal, replace_file, writable
-from alloy.tools.functions import call_and_stop
 from alloy.tools.paths import missing, open_parent, roots
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ async def _edit(path: str, edits: list[Edit], *, context: ToolContext) -> str:
     _check(edits)
     stop = threading.Event()
     work = partial(_change, roots(context), path, edits, stop)
-    return await call_and_stop(work, stop.set, name="edit", within=PATIENCE)
+    return await run_in_thread(work, name="alloy tool edit", stop=stop.set, within=PATIENCE)
 
 
 def _check(edits: Sequence[Edit]) -> None:

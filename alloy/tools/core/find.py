@@ -6,10 +6,10 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
+from alloy._tasks import run_in_thread
 from alloy.errors import ToolError
 from alloy.tools.base import CoreTool, ToolContext
-from alloy.tools.core.list import PATIENCE
-from alloy.tools.functions import call_and_stop
+from alloy.tools.core.read import PATIENCE
 from alloy.tools.paths import open_folder, prefix, roots, why
 from alloy.tools.walk import Glob, Walk, shown
 
@@ -36,7 +36,7 @@ async def _find(pattern: str, path: str = ".", limit: int = 200, *, context: Too
         raise ToolError("limit must be 1 or more")
     glob, stop = Glob(pattern), threading.Event()
     work = partial(_found, roots(context), path, glob, limit, stop)
-    text = await call_and_stop(work, stop.set, name="find", within=PATIENCE)
+    text = await run_in_thread(work, name="alloy tool find", stop=stop.set, within=PATIENCE)
     return text or f"nothing in {path!r} is called {pattern!r}"
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import anyio
 
 import alloy
+from alloy._tasks import run_in_thread
 from alloy.errors import ToolError
 from alloy.tools.base import CoreTool, ToolContext, ToolOutput
 from alloy.tools.core.find import SECONDS
-from alloy.tools.core.list import PATIENCE
-from alloy.tools.functions import call_and_stop
+from alloy.tools.core.read import PATIENCE
 from alloy.tools.paths import inside, open_folder, open_inside, prefix, roots
 from alloy.tools.process import Exit, run_processes
 from alloy.tools.search import REFUSED, Search
@@ -70,7 +70,7 @@ async def _grep(
     stop = threading.Event()
     try:
         opening = partial(_open, roots(context), path, opened, stop)
-        is_file, names = await call_and_stop(opening, stop.set, name="grep", within=PATIENCE)
+        is_file, names = await run_in_thread(opening, name="alloy tool grep", stop=stop.set, within=PATIENCE)
         search = Search(opened[0], is_file, names, pattern, ignore_case, tuple(include or ()), context_lines, limit)
         return await _run(search, SECONDS if context.timeout is None else min(SECONDS, context.timeout * 0.8))
     finally:

@@ -6,9 +6,10 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
+from alloy._tasks import run_in_thread
 from alloy.errors import ToolError
 from alloy.tools.base import CoreTool, ToolContext
-from alloy.tools.functions import call_and_stop
+from alloy.tools.core.read import PATIENCE
 from alloy.tools.paths import open_folder, roots, why
 from alloy.tools.walk import Walk, shown
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["list_"]
 
-PATIENCE = 2.0
 _SECONDS = 10.0
 
 
@@ -37,7 +37,7 @@ async def _list(path: str = ".", depth: int = 1, limit: int = 500, *, context: T
         raise ToolError("depth and limit must be 1 or more")
     stop = threading.Event()
     work = partial(_lines, roots(context), path, depth, limit, stop)
-    return await call_and_stop(work, stop.set, name="list", within=PATIENCE)
+    return await run_in_thread(work, name="alloy tool list", stop=stop.set, within=PATIENCE)
 
 
 def _lines(allowed: Sequence[Path], path: str, depth: int, limit: int, stop: threading.Event) -> str:

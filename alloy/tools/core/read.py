@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from alloy._tasks import run_in_thread
@@ -20,6 +21,9 @@ __all__ = ["read"]
 
 PAGE_BYTES = 50_000
 """How much one call gives, in bytes of UTF-8."""
+
+PATIENCE = 2.0
+"""How long a cancelled call waits until its thread has stopped, in seconds."""
 
 _CHUNK = 1 << 18
 _LINE_CHARACTERS = 2_000
@@ -43,10 +47,8 @@ async def _read(path: str, offset: int = 1, limit: int = 2000, *, context: ToolC
     if limit < 1:
         raise ToolError("limit must be 1 or more")
     stop = threading.Event()
-    try:
-        return await run_in_thread(_page, roots(context), path, (offset, limit), stop, name="alloy tool read")
-    finally:
-        stop.set()  # a cancelled call doesn't read a large file to its end
+    work = partial(_page, roots(context), path, (offset, limit), stop)
+    return await run_in_thread(work, name="alloy tool read", stop=stop.set, within=PATIENCE)
 
 
 def _page(allowed: Sequence[Path], path: str, span: tuple[int, int], stop: threading.Event) -> str:

@@ -6,9 +6,9 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
+from alloy._tasks import run_in_thread
 from alloy.tools.base import CoreTool, ToolContext
 from alloy.tools.files import refusal, replace_file, writable
-from alloy.tools.functions import call_and_stop
 from alloy.tools.paths import open_parent, roots
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ async def _write(path: str, content: str, *, context: ToolContext) -> str:
     """
     stop = threading.Event()
     work = partial(_replace, roots(context), path, content, stop)
-    return await call_and_stop(work, stop.set, name="write", within=PATIENCE)
+    return await run_in_thread(work, name="alloy tool write", stop=stop.set, within=PATIENCE)
 
 
 def _replace(allowed: Sequence[Path], path: str, content: str, stop: threading.Event) -> str:
