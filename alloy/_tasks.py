@@ -9,17 +9,21 @@ import functools
 import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 import anyio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-__all__ = ["background", "call_soon", "last_words", "run_in_thread", "stuck_threads", "was_cancelled"]
+    from anyio.abc import TaskGroup
+
+__all__ = ["background", "call_soon", "last_words", "run_in_thread", "stuck_threads", "task_group", "was_cancelled"]
 
 T = TypeVar("T")
 
 _abandoned: set[threading.Thread] = set()
+_cancellations: WeakSet[asyncio.CancelledError] = WeakSet()
 
 
 class _Call:
@@ -126,10 +130,27 @@ async def background(function: Callable[[], Coroutine[Any, Any, None]]) -> Async
         raise raised
 
 
+@asynccontextmanager
+async def task_group() -> AsyncIterator[TaskGroup]:
+    """anyio's task group, for children that run what others wrote; `was_cancelled` knows what it's cancelled with.
+
+    A task group inside of a child takes its own cancellations off the count of this one's task (anyio 4.16), after which
+    ``Task.cancelling`` says that nobody has cancelled it.
+    """
+    try:
+        async with anyio.create_task_group() as group:
+            yield group
+    except asyncio.CancelledError as error:  # children don't end a group with one, so the task itself was cancelled
+        _cancellations.add(error)
+        raise
+
+
 def was_cancelled(error: BaseException) -> bool:
     """Whether this is a cancellation of the current task, not one that somebody else's task died of and passed on."""
+    if not isinstance(error, asyncio.CancelledError):
+        return False
     task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+    return error in _cancellations or (task is not None and task.cancelling() > 0)
 
 
 async def last_words(function: Callable[[], Awaitable[T]], *, within: float) -> T | None:

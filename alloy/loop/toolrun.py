@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from alloy._secrets import without_keys
-from alloy._tasks import call_soon, was_cancelled
+from alloy._tasks import call_soon, task_group, was_cancelled
 from alloy.errors import ToolError
 from alloy.history import UNKNOWN_OUTCOME
 from alloy.loop.middleware import Blocked
@@ -122,7 +122,7 @@ class ToolBatch:
             if len(group) == 1:
                 await self._call(group[0])
             else:
-                async with anyio.create_task_group() as tasks:
+                async with task_group() as tasks:
                     for index in group:
                         tasks.start_soon(self._call, index)
             if self._failure is not None:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import anyio
 import pytest
 
 import alloy
@@ -10,7 +11,26 @@ from alloy.testing import Scripted, calls, sweep, together
 from alloy.testing.sweep import SIDES
 from alloy.tools import bash, edit, find, grep, list_, process, read, write
 
-TOOLS = [bash, edit, find, grep, list_, read, write]
+
+@alloy.tool
+async def crowd(name: str) -> str:
+    """Does its work in a task group of its own, which takes a while to end."""
+
+    async def work():
+        try:
+            await anyio.sleep(0.01)
+        finally:
+            with anyio.CancelScope(shield=True):
+                for _ in range(3):
+                    await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+        await anyio.sleep(0.01)
+    return name
+
+
+TOOLS = [crowd, bash, edit, find, grep, list_, read, write]
 SCRIPTS = {
     "files": lambda: [
         calls("write", path="a/b.txt", content="one\n"),
@@ -21,6 +41,7 @@ SCRIPTS = {
     "a command": lambda: [calls("bash", command="echo one; sleep 0.02; echo two"), "Done."],
     "a command that leaves something": lambda: [calls("bash", command="sleep 1000 & echo one"), "Done."],
     "a command that is timed out": lambda: [calls("bash", command="sleep 1000", timeout=0.05), "Done."],
+    "task groups": lambda: [together(calls("crowd", name="a"), calls("crowd", name="b")), "Done."],
     "a search": lambda: [calls("grep", pattern="o"), "Done."],
 }
 PATIENT = {"a command that is timed out", "a command that leaves something", "a command"}
