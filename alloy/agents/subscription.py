@@ -245,6 +245,8 @@ class Subscription:
             self._follow(envelope)
             if self._is_wanted(envelope):
                 self._replayed.append(envelope)
+            if self._request_id is not None and envelope.event == "response":
+                break  # what comes after it is another's, such as a message of this id that was refused
         if kept:
             self._seen = kept[-1].seq
         self._lost.forget_until(self._seen)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import alloy
-from alloy.agents.bus import LocalBus
+from alloy.agents.bus import LocalBus, message_envelope
 from alloy.errors import RequestCancelledError
 from alloy.sessions import MemoryStore
 from alloy.testing import Recorder, Scripted
@@ -85,3 +86,23 @@ async def test_p5_a_request_that_is_cancelled_before_it_begins_has_no_loss_to_te
 
     assert "lagged" not in seen
     assert seen[-1] == "response"
+
+
+async def test_who_watches_a_request_that_has_ended_sees_nothing_that_came_after_its_end():
+    bus = LocalBus()
+    async with alloy.Agent(provider=Scripted(["Done."]), bus=bus, subscribe=["in"]) as agent:
+        await agent.chat("begin", request_id="one")
+        bus.publish("in", message_envelope("something else", request_id="one"))  # which is refused, visibly
+        async with agent.subscribe(request_id="one") as envelopes:
+            seen = [envelope.event async for envelope in envelopes]
+
+    assert seen[-1] == "response"
+
+
+async def test_a_change_behind_another_one_returns_when_it_is_done():
+    async with alloy.Agent(provider=Scripted([]), name="desk", store=MemoryStore()) as agent:
+        async with anyio.create_task_group() as group:
+            group.start_soon(agent.reset)
+            await anyio.lowlevel.checkpoint()
+            await agent.set_model(Scripted([], name="other"))
+            assert "other" in repr(agent)
