@@ -67,6 +67,36 @@ def test_what_happens_besides_goes_to_standard_error_without_escape_codes(alloy,
     assert "\x1b" not in done.stderr
 
 
+def test_all_core_tools_can_be_given_by_name(alloy, model, tmp_path):
+    script = [
+        [{"write": {"path": "src/a.py", "content": "print(1)\n"}}],
+        [{"edit": {"path": "src/a.py", "edits": [{"old": "1", "new": "2"}]}}],
+        [{"read": {"path": "src/a.py"}, "list": {}, "find": {"pattern": "*.py"}}],
+        [{"grep": {"pattern": "print"}}],
+        [{"bash": {"command": "echo $((40 + 2))"}}],
+        [{"bash": {"command": "cat /etc/passwd"}}],
+        ["Done."],
+    ]
+    answering = model(*script)
+
+    done = alloy("--tools", "read,write,edit", "-t", "bash,grep,find,list", "go", model=answering)
+
+    outcomes = [line for line in done.stderr.splitlines() if line.startswith("← ")]
+    assert [(line.split()[1], line.split()[2], line.rpartition(": ")[2][:30]) for line in outcomes] == [
+        ("write", "ok", "wrote 9 bytes, 1 line, to 'src"),
+        ("edit", "ok", "replaced 1 match, on line 1"),
+        ("read", "ok", "1 print(2)"),
+        ("list", "ok", "src/"),
+        ("find", "ok", "src/a.py"),
+        ("grep", "ok", "print(2)"),
+        ("bash", "ok", "42"),
+        ("bash", "error", "'/etc/passwd' leads out of the"),
+    ]
+    named = [tool["function"]["name"] for tool in answering.requests[0]["tools"]]
+    assert named == ["read", "write", "edit", "bash", "grep", "find", "list"]
+    assert (tmp_path / "src/a.py").read_text() == "print(2)\n"
+
+
 def test_a_failed_tool_call_is_shown_as_one(alloy, model):
     done = alloy("--tools=read", "read it", model=model([{"read": {"path": "missing"}}], ["No."]))
 
