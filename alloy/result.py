@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003  pydantic reads the annotations
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from alloy.messages import Message, ResultContent  # noqa: TC001  likewise
 from alloy.usage import Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from alloy.messages import Message, ResultContent
 
 __all__ = ["Result", "Status", "StopReason", "ToolCall"]
 

@@ -17,16 +17,16 @@ import anyio
 
 from alloy._tasks import last_words, was_cancelled
 from alloy.agents.inbox import Inbox
+from alloy.agents.listening import Watching, hear
 from alloy.agents.numbers import Numbers
 from alloy.agents.publishing import publisher
-from alloy.agents.registry import AgentRequest, Registry, checked_name, current
+from alloy.agents.registry import AgentRequest, Registry, current
 from alloy.agents.restarts import Poison
 from alloy.agents.saving import save, saving
-from alloy.agents.suspension import begin, give_up, metadata_of, minus, requeue, step_in, take_back
+from alloy.agents.suspension import begin_run, give_up, requeue, step_in, take_back, with_step
 from alloy.errors import (
     AgentClosedError,
     AgentCrashedError,
-    AlloyError,
     RequestSettledError,
     SessionConflictError,
     SessionError,
@@ -60,23 +60,6 @@ SAVING = 10.0  # seconds for a save
 GOODBYE = 5.0  # seconds for on_shutdown
 
 _log = logging.getLogger("alloy")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Watching:
-    """What an agent is connected with.
-
-    Attributes:
-        bus: where its envelopes go, and messages come from.
-        topics: the topics it listens to.
-        store: where its session is saved.
-        on_shutdown: called with the session when the agent has ended.
-    """
-
-    bus: Bus
-    topics: tuple[str, ...] = ()
-    store: SessionStore | None = None
-    on_shutdown: Callable[[Session], Awaitable[object]] | None = None
 
 
 class Owner:
@@ -202,12 +185,7 @@ class Owner:
         return request, True
 
     def cancel(self, request: AgentRequest, reason: str, *, for_good: bool = True) -> None:
-        """Cancels a request that runs, or ends one that waits.
-
-        Args:
-            request: which one.
-            reason: why.
-            for_good: whether it isn't gone on with when the agent starts again.
+        """Cancels a request that runs, or ends one that waits; unless `for_good` it may be gone on with after the next start.
 
         Raises:
             RequestSettledError: it has ended, or is about to.
@@ -252,11 +230,10 @@ class Owner:
     @property
     def spent(self) -> Usage:
         """Tokens of all requests, including one that runs, or waits to be gone on with."""
-        one = self.run or self.suspended
-        return self.usage if one is None else self.usage + one.usage
+        return self.usage + one.usage if (one := self.run or self.suspended) else self.usage
 
     def emitter(self, request_id: str) -> Emitter:
-        """Where a request's envelopes are made."""
+        """What makes a request's envelopes."""
         return Emitter(request_id, self._publish, agent_id=self.name, numbers=self._numbers)
 
     def emit(self, kind: str, request_id: str = "", **data: Any) -> None:
@@ -343,7 +320,7 @@ class Owner:
     async def _run(self, request: AgentRequest, crashes: list[BaseException]) -> None:
         self.running = request
         self.run = run = Loop(saving(self), self.provider, self.history, request.events)
-        begin(self, run, request)
+        begin_run(self, run, request)
         request.state = "running"
         with request.scope:
             async with anyio.create_task_group() as group:
@@ -407,8 +384,7 @@ class Owner:
             return
         self._session = saved
         self.history = History(saved.messages, None)
-        self.suspended = step_in(saved.metadata, self.name)
-        self.usage = saved.usage if self.suspended is None else minus(saved.usage, self.suspended.usage)
+        self.suspended, self.usage = step_in(saved)
         self.unsaved = False
         self._numbers.pass_over(saved.seq)
 
@@ -447,10 +423,8 @@ class Owner:
     def _session_of(self, messages: Iterable[Message], usage: Usage) -> Session:
         if self._session is None:  # one for good: when it began is part of what it is known by
             self._session = Session(id=self.name)
-        metadata = metadata_of(self._session.metadata, self.suspended)
-        return dataclasses.replace(
-            self._session, messages=tuple(messages), usage=usage, seq=self.seq, metadata=metadata
-        )
+        session = with_step(self._session, self.suspended)
+        return dataclasses.replace(session, messages=tuple(messages), usage=usage, seq=self.seq)
 
     # --- crashes and the end ------------------------------------------------------------------------------------------
 
@@ -465,13 +439,7 @@ class Owner:
 
     def hear(self, envelope: Envelope) -> None:
         """Takes a message from a topic into the inbox, or tells why not."""
-        if envelope.event != "message":
-            return
-        try:
-            self.submit(envelope.payload.get("text"), checked_name("request_id", envelope.correlation_id))
-        except AlloyError as error:
-            _log.warning("a message was refused: %s", error)
-            self.emit("message_refused", envelope.correlation_id, reason=str(error), error=type(error).__name__)
+        hear(self, envelope)
 
     async def finish(self, *, sleep: bool = False) -> None:
         """Ends what is left: requests that never ran, the last save, `on_shutdown`.

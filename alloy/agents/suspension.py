@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,6 +13,7 @@ from alloy.events import Emitter
 from alloy.loop.conversation import History
 from alloy.loop.desk import Desk
 from alloy.loop.step import Step
+from alloy.sessions import Session
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
@@ -22,18 +24,7 @@ if TYPE_CHECKING:
     from alloy.result import Result
     from alloy.tools.decision import ApprovalRequest
 
-__all__ = [
-    "KEY",
-    "Answers",
-    "StepKeeper",
-    "begin",
-    "give_up",
-    "metadata_of",
-    "minus",
-    "requeue",
-    "step_in",
-    "take_back",
-]
+__all__ = ["KEY", "Answers", "StepKeeper", "begin_run", "give_up", "requeue", "step_in", "take_back", "with_step"]
 
 KEY = "alloy.suspended"
 """Where a session's metadata has the step of a request that waits for approval."""
@@ -80,6 +71,8 @@ class StepKeeper:
             step = self._run.step(self._request.message)
             if step is None or self.given_up:
                 return False
+            if not self._can_be_written(step):
+                return False
             self._owner.suspended = step
             self.messages = tuple(self._owner.history.messages)
             self._saved, self._kept = self._wanted, False
@@ -98,6 +91,14 @@ class StepKeeper:
         ended_with_agent = result.status == "cancelled" or not isinstance(result.error, Exception | None)
         return self.active and not self.given_up and self._owner.suspended is not None and ended_with_agent
 
+    def _can_be_written(self, step: Step) -> bool:
+        try:
+            with_step(Session(id=self._owner.name), step)
+        except ValueError:  # its text may quote the step
+            self._owner.not_saved(SessionError(self._owner.name, "a call in it is nothing that can be written as JSON"))
+            return False
+        return True
+
     async def _save(self) -> bool:
         try:
             await self._owner.save(self._owner.history.messages, self._owner.spent, within=SAVING)
@@ -107,7 +108,7 @@ class StepKeeper:
         return True
 
 
-def begin(owner: Owner, run: Loop, request: AgentRequest) -> None:
+def begin_run(owner: Owner, run: Loop, request: AgentRequest) -> None:
     """Gives a request's run what it begins with: the user's words, or the step that it had come to."""
     desk = run.desk
     desk.answerable = True
@@ -144,7 +145,7 @@ def take_back(owner: Owner, run: Loop, result: Result) -> Usage:
     if step is None or not isinstance(keeper, StepKeeper):
         return result.usage
     owner.history = History(keeper.messages, None)
-    return minus(result.usage, step.usage)
+    return _minus(result.usage, step.usage)
 
 
 def requeue(owner: Owner) -> None:
@@ -203,23 +204,28 @@ class Answers:
 # --- In the session --------------------------------------------------------------------------------------------------
 
 
-def step_in(metadata: Mapping[str, Any], session_id: str) -> Step | None:
-    """The step that a session has, if it has one.
+def step_in(session: Session) -> tuple[Step | None, Usage]:
+    """The step that a session has, if it has one, and what all other requests took.
 
     Raises:
-        SessionError: it can't be read.
+        SessionError: the step can't be read.
     """
-    document = metadata.get(KEY)
-    return None if document is None else Step.from_json(document, session_id=session_id)
+    document = session.metadata.get(KEY)
+    if document is None:
+        return None, session.usage
+    step = Step.from_json(document, session_id=session.id)
+    return step, _minus(session.usage, step.usage)
 
 
-def metadata_of(metadata: Mapping[str, Any], step: Step | None) -> Mapping[str, Any]:
-    """A session's metadata with this step."""
-    others = {key: value for key, value in metadata.items() if key != KEY}
-    return others if step is None else {**others, KEY: step.to_json()}
+def with_step(session: Session, step: Step | None) -> Session:
+    """A session with this step, and no other."""
+    if step is None and KEY not in session.metadata:
+        return session
+    others = {key: value for key, value in session.metadata.items() if key != KEY}
+    return dataclasses.replace(session, metadata=others if step is None else {**others, KEY: step.to_json()})
 
 
-def minus(usage: Usage, part: Usage) -> Usage:
+def _minus(usage: Usage, part: Usage) -> Usage:
     """What is left of a usage without a part of it."""
     parts = part.as_dict()
     return Usage(**{name: count - parts[name] for name, count in usage.as_dict().items()})
