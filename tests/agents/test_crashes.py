@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import alloy
@@ -167,6 +169,27 @@ async def test_cancelling_the_owners_task_closes_the_agent_and_settles_everythin
             await agent.chat("And?")
     assert sorted(watcher.responses) == sorted((one, "cancelled") for one in ids)
     assert [message.text for message in (await store.load("desk")).messages] == ["1", "So far"]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # that is what it's about
+async def test_a_request_whose_task_is_cancelled_before_it_begins_ends_and_makes_room(make, watcher):
+    def cancelling(loop, coroutine, **options):
+        loop.set_task_factory(None)  # the next task is the request's
+        task = loop.create_task(coroutine, **options)
+        task.cancel()
+        return task
+
+    with anyio.fail_after(5):
+        async with make("a", on_event=watcher) as agent:
+            asyncio.get_running_loop().set_task_factory(cancelling)
+            with pytest.raises(alloy.RequestCancelledError):
+                await agent.chat("1", request_id="one")
+            for _ in range(5):
+                await anyio.lowlevel.checkpoint()
+            assert agent.health().state == "idle"
+            assert (await agent.chat("2", request_id="two")).text == "a"
+    assert watcher.responses == [("one", "cancelled"), ("two", "completed")]
+    gc.collect()
 
 
 KEYBOARD = """

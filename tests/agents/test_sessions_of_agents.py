@@ -14,7 +14,7 @@ from alloy.agents import owner, saving
 from alloy.agents.bus import LocalBus
 from alloy.errors import AgentClosedError, AgentCrashedError, SessionConflictError, SessionError
 from alloy.sessions import FileStore, MemoryStore, Session
-from alloy.testing import calls, hangs
+from alloy.testing import Scripted, calls, hangs
 
 pytestmark = pytest.mark.anyio
 
@@ -247,17 +247,18 @@ async def test_what_was_asked_of_an_agent_that_couldnt_start_is_settled_and_over
     asked = []
 
     async def ask():
-        asked.append(await alloy.send_message("desk", "Hi."))
-        group.start_soon(agent.reset)
+        group.start_soon(agent.reset)  # nothing runs yet, so it waits until it is done
         await anyio.lowlevel.checkpoint()
+        asked.append(await alloy.send_message("desk", "Hi."))
         loading.set()
 
     agent = make("a", name="desk", store=store, on_event=watcher)
-    async with anyio.create_task_group() as group:
-        group.start_soon(ask)
-        with pytest.raises(SessionError), anyio.fail_after(5):
-            async with agent:
-                pass
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            with pytest.raises(SessionError):
+                async with agent:
+                    pass
     assert watcher.responses == [(asked[0], "failed")]
     assert store._sessions == {}
     with pytest.raises(alloy.RunError):
@@ -363,6 +364,55 @@ async def test_a_session_that_somebody_else_saved_closes_the_agent(make, watcher
             with pytest.raises(AgentClosedError, match="another process"):
                 await agent.chat("3")
     assert (await store.load("desk")).metadata == {"mine": True}
+
+
+async def test_what_was_said_since_an_interrupted_save_isnt_lost_when_the_agent_is_started_again(monkeypatch, make):
+    """What is stored is older than what is in memory then, though its revision looks newer."""
+    monkeypatch.setattr(saving, "SAVING_SOON", 0.01)
+
+    class Interrupted(MemoryStore):
+        state = "hangs"
+
+        async def save(self, session):
+            await anyio.lowlevel.checkpoint()
+            if self.state == "fails":
+                raise SessionError(session.id, "the disk is full")
+            self._sessions[session.id] = saved = dataclasses.replace(session, revision=session.revision + 1)
+            if self.state == "hangs":
+                await anyio.sleep_forever()
+            return saved
+
+    class Meltdown(BaseException):
+        pass
+
+    class Melts(alloy.Middleware):
+        async def before_completion(self, request, run):
+            if request.messages[-1].text == "Melt.":
+                store.state = "fails"
+            elif request.messages[-1].tool_results:
+                raise Meltdown
+
+    @alloy.tool
+    async def work() -> str:
+        """Works."""
+        return "worked"
+
+    store = Interrupted()
+    config = alloy.Config(
+        provider=Scripted(["a", calls("work"), "c"]), max_retries=0, middleware=[Melts()], tools=[work]
+    )
+    with anyio.fail_after(5):
+        async with alloy.Supervisor(store=store, backoff=0.0, watchdog=None) as supervisor:
+            agent = await supervisor.start("desk", config)
+            await agent.chat("1")
+            with pytest.raises(alloy.RunError):
+                await agent.chat("Melt.")
+            while (agent.health().crashes, agent.health().state) != (1, "idle"):
+                await anyio.lowlevel.checkpoint()
+            assert [message.text for message in agent.messages[:3]] == ["1", "a", "Melt."]
+            store.state = "works"
+            assert (await agent.chat("3")).text == "c"
+            assert (await stored(store))[-1] == "c"
 
 
 # --- the last word --------------------------------------------------------------------------------------------------------------
