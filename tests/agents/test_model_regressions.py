@@ -100,9 +100,36 @@ async def test_who_watches_a_request_that_has_ended_sees_nothing_that_came_after
 
 
 async def test_a_change_behind_another_one_returns_when_it_is_done():
-    async with alloy.Agent(provider=Scripted([]), name="desk", store=MemoryStore()) as agent:
-        async with anyio.create_task_group() as group:
-            group.start_soon(agent.reset)
-            await anyio.lowlevel.checkpoint()
-            await agent.set_model(Scripted([], name="other"))
-            assert "other" in repr(agent)
+    async with (
+        alloy.Agent(provider=Scripted([]), name="desk", store=MemoryStore()) as agent,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(agent.reset)
+        await anyio.lowlevel.checkpoint()
+        await agent.set_model(Scripted([], name="other"))
+        assert "other" in repr(agent)
+
+
+class Connecting(Scripted):
+    """Never gets a connection."""
+
+    async def __aenter__(self):
+        await anyio.sleep_forever()
+
+    async def __aexit__(self, *error):
+        pass
+
+
+async def test_whoever_is_told_that_a_request_ended_before_it_began_finds_the_agent_free():
+    bus = LocalBus()
+    agent = alloy.Agent(provider=Connecting([]), bus=bus)
+    sends_at_the_first_response(bus, agent)
+    with anyio.CancelScope() as scope:
+        async with agent:
+            await agent.send_message("begin", request_id="first")
+            await anyio.wait_all_tasks_blocked()
+            scope.cancel()
+            await anyio.sleep_forever()
+
+    with pytest.raises(RequestCancelledError):  # it was accepted, and then the agent ended
+        await agent.result("second")
