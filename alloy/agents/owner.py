@@ -299,6 +299,7 @@ class Owner:
     async def _answer(self, request: AgentRequest) -> None:
         if self.poison is not None and (refusal := self.poison.refusal(self.name, request.message)) is not None:
             give_up(self, request)
+            self.inbox.done()
             self._settle_unrun(request, "failed", refusal)  # others like it crashed while it waited
             return
         crashes: list[BaseException] = []
@@ -309,6 +310,7 @@ class Owner:
         finally:
             self.running = self.run = None
             if request.result is None:
+                self.inbox.done()
                 self._settle_unrun(request, "failed" if crashes else "cancelled", crashes[0] if crashes else None)
         if crashes:
             self.poison = self.poison or Poison()
