@@ -23,7 +23,6 @@ from alloy.providers.scripted import Reply, Scripted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-    from typing import BinaryIO
 
     from anyio.streams.memory import MemoryObjectSendStream
     from mcp import types
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["ServeOptions", "asgi_app", "serve"]
 
 _PROGRESS = 64  # lines of progress that a client may be behind
+_PIECE = 1 << 16
 _FAREWELL = 5  # seconds that open connections have when a server over HTTP is stopped
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
 
@@ -230,21 +230,29 @@ def _teller(lines: MemoryObjectSendStream[str]) -> Callable[[Envelope], None]:
 
 
 class _Lines:
-    """The lines of a file, each read in a thread that nobody has to wait for."""
+    """The lines of a descriptor, which is read in threads that nobody has to wait for."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._rest = bytearray()
         self.ended = False
 
     def __aiter__(self) -> _Lines:
         return self
 
     async def __anext__(self) -> str:
-        line = await run_in_thread(self._file.readline, name="alloy mcp stdin")
-        if not line:
-            self.ended = True
-            raise StopAsyncIteration
-        return line.decode(errors="replace")
+        start = 0
+        while (end := self._rest.find(b"\n", start)) < 0:
+            start = len(self._rest)
+            # Not by a file object: it would keep its lock while it waits, and the interpreter couldn't end.
+            piece = await run_in_thread(os.read, self._descriptor, _PIECE, name="alloy mcp stdin")
+            if not piece:
+                self.ended = True
+                raise StopAsyncIteration
+            self._rest += piece
+        line = self._rest[:end].decode(errors="replace")
+        del self._rest[: end + 1]
+        return line
 
 
 @asynccontextmanager
@@ -254,14 +262,13 @@ async def _input() -> AsyncIterator[Any]:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    with open(own, "rb", closefd=False) as file:  # noqa: ASYNC230  a descriptor, which is open
-        lines = _Lines(file)
-        try:
-            yield lines
-        finally:
-            os.dup2(own, 0)
-            if lines.ended:  # else a thread still waits for it
-                os.close(own)
+    lines = _Lines(own)
+    try:
+        yield lines
+    finally:
+        os.dup2(own, 0)
+        if lines.ended:  # else a thread still waits for it
+            os.close(own)
 
 
 async def _serve_http(app: Starlette, host: str, port: int) -> None:
