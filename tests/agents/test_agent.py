@@ -205,6 +205,7 @@ async def test_an_agent_that_is_over_is_garbage(make):
         await agent.chat("Hi.")
     gone = weakref.ref(agent)
     del agent
+    await anyio.lowlevel.checkpoint()  # what the event loop has still to call goes
     gc.collect()
     assert gone() is None
 
