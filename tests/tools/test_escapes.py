@@ -315,3 +315,43 @@ def test_no_path_writes_what_is_outside(user, names, start):
         assert name not in ("", ".", "..")
         assert "/" not in name
     assert outside(root) == before
+
+
+# --- Systems whose calls take no descriptors of folders --------------------------------------------------------------
+
+
+def swapped(user):
+    """Has `src` be a link that leads out from now on."""
+    (user.root / "src").rename(user.root / "moved")
+    (user.root / "src").symlink_to(user.root.parent / "room-two")
+
+
+async def test_by_name_a_file_that_was_opened_outside_is_not_read(user, monkeypatch):
+    monkeypatch.setattr(paths, "_WALKS", False)
+    (user.root.parent / "room-two" / "main.py").write_text("secret")
+    opens = os.open
+
+    def swap(path, *args, **kwargs):
+        if str(path).endswith("main.py"):
+            swapped(user)
+        return opens(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", swap)
+    assert "symbolic links" in await user.refusal(read, path="src/main.py")
+
+
+async def test_by_name_no_folder_is_made_outside(user, monkeypatch):
+    monkeypatch.setattr(paths, "_WALKS", False)
+    look = os.stat
+
+    def swap(path, *args, **kwargs):
+        try:
+            return look(path, *args, **kwargs)
+        except FileNotFoundError:
+            if str(path).endswith("src/new"):
+                swapped(user)
+            raise
+
+    monkeypatch.setattr(os, "stat", swap)
+    assert "symbolic links" in await user.refusal(write, path="src/new/file.txt", content="x")
+    assert not (user.root.parent / "room-two" / "new").exists()
