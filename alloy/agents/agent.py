@@ -19,7 +19,7 @@ from alloy.agents.owner import GOODBYE, Owner, Watching
 from alloy.agents.registry import check_deadlock, checked_name, waiting
 from alloy.agents.subscription import subscribe
 from alloy.agents.suspension import Answers
-from alloy.errors import AgentClosedError, AgentExistsError, InvalidOptionError, WrongEventLoopError
+from alloy.errors import AgentClosedError, AgentCrashedError, AgentExistsError, InvalidOptionError, WrongEventLoopError
 from alloy.loop.answering import Answering
 from alloy.loop.run import RunStream, build_provider, configured
 
@@ -182,7 +182,7 @@ class Agent(Answering):
                 unregister(self.name, self)
         if failures:
             raise failures[0]
-        if owner.unsaved and owner.error is not None:
+        if owner.error is not None and (owner.unsaved or isinstance(owner.error, AgentCrashedError)):
             raise owner.error
 
     async def stop(self, grace: float = 0.0) -> tuple[str, ...]:

@@ -307,6 +307,10 @@ class Owner:
             await self._hold()
             if request.result is None:  # it wasn't cancelled meanwhile
                 await self._run(request, crashes)
+        except BaseException:
+            if crashes:  # it is cancelled at the same moment
+                self._crashed(AgentCrashedError(self.name, crashes[0]))
+            raise
         finally:
             self.running = self.run = None
             if request.result is None:

@@ -93,6 +93,16 @@ async def test_a_crash_before_the_first_await_of_a_request_settles_it_too(make, 
     assert [request for request, _ in watcher.responses] == ["one"]
 
 
+async def test_a_crash_is_raised_also_where_the_block_is_left_at_the_same_moment(make):
+    with pytest.raises(AgentCrashedError):
+        agent = make("x", middleware=[Melting(at=1)])
+        async with agent, agent.subscribe(events=["response"]) as responses:
+            await agent.send_message("Hi.")
+            async for _ in responses:
+                break
+    assert agent.health().crashes == 1
+
+
 async def test_an_exception_of_the_block_goes_before_the_crash(make):
     with pytest.raises(alloy.RunError):
         async with make("x", middleware=[Melting(at=1)]) as agent:

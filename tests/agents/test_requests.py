@@ -422,6 +422,14 @@ async def test_stream_chat_raises_what_its_request_failed_of(make):
         assert run.result.status == "failed"
 
 
+async def test_an_idle_agent_is_drained_and_stopped_at_once(make):
+    for way in (lambda agent: agent.drain(), lambda agent: agent.stop(grace=1000), lambda agent: agent.stop()):
+        async with make("x") as agent:
+            await agent.chat("Hi.")
+            with anyio.fail_after(5):
+                await way(agent)
+
+
 # --- before and after ----------------------------------------------------------------------------------------------------------
 
 
