@@ -77,7 +77,9 @@ async def main() -> None:
         timeout=600,
     )
     for call in result.tool_calls:
-        print(f"{'✗' if call.is_error else '✓'} {call.name}: {''.join(getattr(part, 'text', '') for part in call.content)}")
+        print(
+            f"{'✗' if call.is_error else '✓'} {call.name}: {''.join(getattr(part, 'text', '') for part in call.content)}"
+        )
     print(result.text)
 
 

@@ -131,16 +131,6 @@ async def test_a_cancelled_call_leaves_the_connection_as_it_was(url, era):
         assert (await call(server, "add", a=1, b=2)).text == "3"
 
 
-async def test_a_server_that_was_started_anew_at_its_url_is_found_again(era):
-    port = free_port()
-    with contextlib.ExitStack() as first:
-        async with alloy.mcp.connect(first.enter_context(listening(port))) as server:
-            assert (await call(server, "add", a=1, b=2)).text == "3"
-            first.close()
-            with listening(port):
-                assert (await call(server, "add", a=1, b=2)).text == "3"
-
-
 async def test_a_server_that_cannot_be_reached_any_more_is_an_error_of_the_call_and_then_of_the_server(monkeypatch):
     monkeypatch.setattr(connection, "_FIRST_WAIT", 0.001)
     with contextlib.ExitStack() as running:
