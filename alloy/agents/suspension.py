@@ -42,15 +42,13 @@ class StepKeeper:
 
     Attributes:
         active: whether the step was saved, or may have been.
-        given_up: whether nobody wants the request any more, so that it isn't gone on with.
         messages: the history before the step.
     """
 
-    __slots__ = ("_kept", "_lock", "_owner", "_request", "_run", "_saved", "_wanted", "active", "given_up", "messages")
+    __slots__ = ("_kept", "_lock", "_owner", "_request", "_run", "_saved", "_wanted", "active", "messages")
 
     def __init__(self, owner: Owner, run: Loop, request: AgentRequest) -> None:
         self.active = False
-        self.given_up = False
         self._owner = owner
         self._run = run
         self._request = request
@@ -69,9 +67,7 @@ class StepKeeper:
             if self._saved >= mine:
                 return self._kept
             step = self._run.step(self._request.message)
-            if step is None or self.given_up:
-                return False
-            if not self._can_be_written(step):
+            if step is None or not self._can_be_written(step):
                 return False
             self._owner.suspended = step
             self.messages = tuple(self._owner.history.messages)
@@ -89,7 +85,7 @@ class StepKeeper:
     def stays(self, result: Result) -> bool:
         """Whether the request is gone on with when the agent starts again: it wasn't its own end, but the agent's."""
         ended_with_agent = result.status == "cancelled" or not isinstance(result.error, Exception | None)
-        return self.active and not self.given_up and self._owner.suspended is not None and ended_with_agent
+        return self.active and self._owner.suspended is not None and ended_with_agent
 
     def _can_be_written(self, step: Step) -> bool:
         try:
@@ -125,9 +121,6 @@ def begin_run(owner: Owner, run: Loop, request: AgentRequest) -> None:
 
 def give_up(owner: Owner, request: AgentRequest) -> None:
     """Has a request that somebody cancels not be gone on with."""
-    keeper = owner.run.desk.keeper if owner.run is not None and owner.running is request else None
-    if isinstance(keeper, StepKeeper):
-        keeper.given_up = True
     if owner.suspended is not None and owner.suspended.request_id == request.id:
         owner.suspended = None
         owner.unsaved = True

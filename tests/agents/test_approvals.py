@@ -282,6 +282,24 @@ async def test_what_has_a_result_keeps_it_and_what_was_begun_is_not_executed_aga
     alloy.check_history(result.messages)
 
 
+async def test_what_ends_while_others_wait_is_saved_with_its_result(desk, safe, store):
+    answer = together(calls("take", what="gold"), calls("take", what="silver"))
+    async with desk(answer, store=store) as agent:
+        await agent.send_message("Go.", request_id="r1")
+        first, second = await asked(agent, 2)
+        agent.approve(first)
+        await settled(store)
+        disk = store.copy()
+
+    async with desk("Done.", store=disk) as agent:
+        assert await asked(agent) == [second]
+        agent.deny(second)
+        result = await agent.result("r1")
+
+    assert texts(result)[0] == "took gold"
+    assert safe.done == ["take gold"]
+
+
 async def test_a_call_that_was_approved_is_saved_before_it_begins(desk, safe, store):
     on_disk = []
 
@@ -431,21 +449,25 @@ async def test_a_cancellation_after_the_next_start_is_for_good_as_well(desk, saf
 async def test_an_agent_that_crashes_while_it_waits_asks_again_when_its_supervisor_has_started_it(
     safe, store, supervising
 ):
-    script = [together(calls("hold"), calls("take", what="gold")), "Done."]
+    script = [together(calls("hold"), calls("take", what="gold")), "Done.", "Hello."]
     safe.crashing = True
     async with supervising(store=store, backoff=0) as supervisor:
         agent = await supervisor.start(
-            "desk", provider=Scripted(script), tools=safe.tools, middleware=[CAREFUL], max_retries=0
+            "desk", provider=Scripted(script), tools=safe.tools, middleware=[CAREFUL], max_retries=0, max_pending=1
         )
         await agent.send_message("Go.", request_id="r1")
+        await agent.send_message("Hello!", request_id="r2")
         ids = await asked(agent)
         safe.released.set()
         with pytest.raises(alloy.AlloyError):
             await agent.result("r1")
         agent = await supervisor.awake("desk")
         assert await asked(agent) == ids
+        assert [request.id for request in agent._owner.registry] == ["r1", "r2"]
         agent.approve(ids[0])
         result = await agent.result("r1")
+        assert (await agent.result("r2")).text == "Hello."
+        assert agent.usage.requests == 3
 
     assert texts(result) == [UNKNOWN_OUTCOME, "took gold"]
     assert safe.done == ["hold", "take gold"]
