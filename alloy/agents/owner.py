@@ -281,10 +281,7 @@ class Owner:
         try:
             while (item := await self.inbox.take()) is not None:
                 if isinstance(item, AgentRequest):
-                    try:
-                        await self._answer(item)
-                    finally:
-                        self.inbox.done()
+                    await self._answer(item)
                 else:
                     item.apply()
                     try:
