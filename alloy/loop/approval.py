@@ -89,7 +89,7 @@ class Approval(Middleware):
         return call if decision.arguments is None else dataclasses.replace(call, input=dict(decision.arguments))
 
     async def _rule(self, call: ToolUseBlock, working_directory: Path) -> Rule | None:
-        if any(rule.about_paths for rule in self._rules):
+        if any(rule.looks_up(call) for rule in self._rules):
             return await run_in_thread(self._first, call, working_directory, name="alloy approval")
         return self._first(call, working_directory)
 

@@ -67,13 +67,12 @@ class Rule:
         if not isinstance(self.reason, str):
             raise InvalidOptionError("rule.reason", "text", self.reason)
 
-    @property
-    def about_paths(self) -> bool:
-        """Whether the file system has to be asked before it can be said what matches."""
-        return self.path is not None
+    def looks_up(self, call: ToolUseBlock) -> bool:
+        """Whether the file system has to be asked before it can be said whether it is about this call."""
+        return self.path is not None and fnmatch.fnmatchcase(call.name, self.tool)
 
     def matches(self, call: ToolUseBlock, working_directory: Path) -> bool:
-        """Whether it is about this call; looks links up, so it blocks where the rule is about paths.
+        """Whether it is about this call; blocks where it `looks_up` something.
 
         A rule that allows matches only what it certainly means, any other also what it may mean.
         """

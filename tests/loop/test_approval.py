@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -448,3 +450,19 @@ def test_p1_p4_a_run_that_waits_can_be_cancelled_at_every_await():
         )
 
     assert sweep(scenario) > 30
+
+
+async def test_p7_paths_are_looked_up_off_the_event_loop_and_only_where_a_rule_asks(safe, monkeypatch):
+    names = []
+    matches = Rule.matches
+
+    def noted(rule, call, folder):
+        names.append(threading.current_thread().name)
+        return matches(rule, call, folder)
+
+    monkeypatch.setattr(Rule, "matches", noted)
+    approval = Approval([Rule("deny", tool="take", path="/etc/**")], otherwise="allow")
+
+    await run_script([calls("take", what="x"), calls("look"), "Done."], tools=safe.tools, middleware=[approval])
+
+    assert names == ["alloy approval", threading.current_thread().name]
