@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -228,7 +229,7 @@ others = st.one_of(
     st.just(SetModel()),
 )
 ends = st.one_of(
-    st.builds(Stop, st.sampled_from([0.0, 1.0, 10.0, 1000.0])),
+    st.builds(Stop, st.sampled_from([0.0, 1.0, 10.0, 1000.0, math.inf])),
     st.builds(Leave, st.booleans()),
     st.builds(Start, st.sampled_from([True, True, True, True, False])),
     st.just(Start()),

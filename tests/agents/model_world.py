@@ -156,7 +156,7 @@ async def do_work(world: World, called: Called) -> str:  # noqa: C901  one line 
             try:
                 await anyio.sleep_forever()
             except BaseException:
-                if anyio.current_time() >= begun + TOOL_TIMEOUT:
+                if anyio.current_time() > begun + TOOL_TIMEOUT - 0.01:
                     called.result = (TIMED_OUT, True)
                 raise
         case "crashes":
