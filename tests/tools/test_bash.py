@@ -42,8 +42,12 @@ class Alive:
 
     async def held(self):
         """Waits until a process has the pipe."""
+        await self.said(b"held\n")
+
+    async def said(self, line):
+        """Waits until a process says something."""
         await anyio.wait_readable(self._reading)
-        assert os.read(self._reading, 100) == b"held\n"
+        assert os.read(self._reading, len(line)) == line
 
     def none(self):
         """Whether no process has it any more."""
@@ -247,6 +251,7 @@ LEAVES = {
     "a child that begins new ones": "trap 'exec bash -c \"trap : TERM; sleep 1000; sleep 1000\"' TERM; sleep 1000 & wait",
     "a group of its own": "set -m; sleep 1000 & wait",
     "a session of its own": "exec setsid sleep 1000",
+    "a child without an environment": "exec env -i /bin/sleep 1000",
     "a daemon": "(setsid bash -c 'trap \"\" TERM; sleep 1000; sleep 1000' &) ; exec sleep 1000",
 }
 
@@ -374,6 +379,36 @@ def test_p4_a_command_does_not_outlive_its_interpreter(alive, tmp_path, end):
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as interpreter:
         anyio.run(alive.held)
+        interpreter.stdin.write(b"x")
+        interpreter.stdin.flush()
+        interpreter.wait(20)
+        anyio.run(alive.gone)
+
+
+def test_p4_a_command_does_not_outlive_an_interpreter_that_dies_while_it_ends_it(alive):
+    """SIGTERM has been sent and ignored, and nobody is left to send SIGKILL but the watcher, which ignored it as well."""
+    held = alive.hold("trap 'echo term >&9' TERM; while :; do sleep 0.05; done")
+    program = textwrap.dedent(f"""
+        import anyio, asyncio, os
+        from pathlib import Path
+        from alloy.tools import process
+
+        process.GRACE = 100.0
+
+        async def main():
+            with anyio.CancelScope() as scope:
+                keys = {{b"c": scope.cancel, b"x": lambda: os._exit(1)}}
+                asyncio.get_running_loop().add_reader(0, lambda: keys[os.read(0, 1)]())
+                command = ["bash", "-c", {held!r}]
+                await process.run_processes(command, env=dict(os.environ), cwd=Path("/"), output=print, name="bash")
+
+        asyncio.run(main())
+    """)
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as interpreter:
+        anyio.run(alive.held)
+        interpreter.stdin.write(b"c")
+        interpreter.stdin.flush()
+        anyio.run(alive.said, b"term\n")
         interpreter.stdin.write(b"x")
         interpreter.stdin.flush()
         interpreter.wait(20)

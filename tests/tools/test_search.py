@@ -168,21 +168,24 @@ async def test_a_very_deep_folder_is_no_recursion_error(tree):
         deep = deep / "d"
     deep.mkdir(parents=True)
     assert "d/d/d/" in await tree.text(find, pattern="d")
-    assert await tree.text(list_, depth=500)
+    listed = (await tree.text(list_, depth=500)).splitlines()
+    assert max(line.count("/") for line in listed) == 64
     assert await tree.text(grep, pattern="import os")
 
 
 async def test_a_cancelled_search_stops(tree, monkeypatch):
     begun = anyio.Event()
     token = anyio.lowlevel.current_token()
-    went_on = threading.Event()
+    wait, later = threading.Event(), []
 
     class Slow(walk.Walk):
         def of(self, folder, names=()):
             for found in super().of(folder, names):
+                if begun.is_set():
+                    later.append(found)
                 anyio.from_thread.run_sync(begun.set, token=token)
                 while not self._stopped():
-                    went_on.wait(0.01)
+                    wait.wait(0.01)
                 yield found
 
     monkeypatch.setattr(FIND, "Walk", Slow)
@@ -192,6 +195,7 @@ async def test_a_cancelled_search_stops(tree, monkeypatch):
             await begun.wait()
             group.cancel_scope.cancel()
     tree.assert_no_threads()
+    assert later == []
 
 
 # --- Globs -----------------------------------------------------------------------------------------------------------
