@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from alloy.tools.core.find import find as find
     from alloy.tools.core.grep import grep as grep
     from alloy.tools.core.list import list_ as list_
+    from alloy.tools.core.memory import Memory as Memory
+    from alloy.tools.core.memory import memory as memory
     from alloy.tools.core.read import read as read
     from alloy.tools.core.write import write as write
     from alloy.tools.executor import Executor as Executor
@@ -26,6 +28,7 @@ _HOMES = {
     "Bash": "alloy.tools.core.bash",
     "Executor": "alloy.tools.executor",
     "LocalExecutor": "alloy.tools.executor",
+    "Memory": "alloy.tools.core.memory",
     "SandboxExecutor": "alloy.tools.executor",
     "Tool": "alloy.tools.base",
     "ToolContext": "alloy.tools.base",
@@ -35,6 +38,7 @@ _HOMES = {
     "find": "alloy.tools.core.find",
     "grep": "alloy.tools.core.grep",
     "list_": "alloy.tools.core.list",
+    "memory": "alloy.tools.core.memory",
     "read": "alloy.tools.core.read",
     "tool": "alloy.tools.base",
     "write": "alloy.tools.core.write",
@@ -44,6 +48,7 @@ __all__ = [
     "Bash",
     "Executor",
     "LocalExecutor",
+    "Memory",
     "SandboxExecutor",
     "Tool",
     "ToolContext",
@@ -53,6 +58,7 @@ __all__ = [
     "find",
     "grep",
     "list_",
+    "memory",
     "read",
     "tool",
     "write",

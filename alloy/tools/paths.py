@@ -160,6 +160,15 @@ class Folder:
         """Removes the file `name` in it."""
         os.unlink(self._name(name), **self._here())
 
+    def remove_folder(self, name: str) -> None:
+        """Removes the empty folder `name` in it."""
+        os.rmdir(self._name(name), **self._here())
+
+    def move(self, name: str, to: Folder, new: str) -> None:
+        """Has `name` in it be `new` in another folder; a file that was there is gone."""
+        here, there = self._here().get("dir_fd"), to._here().get("dir_fd")
+        os.rename(self._name(name), to._name(new), src_dir_fd=here, dst_dir_fd=there)
+
     def target(self, name: str) -> str:
         """Where the symbolic link `name` in it leads, as it's written in the link."""
         try:
