@@ -46,7 +46,7 @@ class Walk:
     ) -> None:
         self.cut: str | None = None
         self.skipped: set[str] = set()
-        self._deepest = min(deepest, _DEEPEST)
+        self._deepest = deepest
         self._until = time.monotonic() + seconds
         self._seconds = seconds
         self._stopped = stopped
@@ -64,7 +64,7 @@ class Walk:
                 return
             kind = entries[name]
             yield (*names, name), kind, folder
-            if kind != "folder" or len(names) + 1 >= self._deepest < _DEEPEST:
+            if kind != "folder" or len(names) + 1 == self._deepest:
                 continue
             if name in SKIPPED or len(names) + 1 >= _DEEPEST:
                 self.skipped.add(name)
