@@ -256,18 +256,24 @@ def end_session(session: int, mark: str, *, meanwhile: Callable[[], None] = lamb
             now = _members(session, mark)
         if not now:
             break
+    _send(-session, signal.SIGKILL)  # whoever was begun while we looked; the group can't grow under this
     return len(left)
 
 
 def _members(session: int, mark: str) -> list[int]:
     """The processes that are left, as ids for `os.kill`; where there is no ``/proc``, their group."""
     if _PROC.is_dir():
-        return [int(name) for name in os.listdir(_PROC) if name.isdigit() and _belongs(name, session, mark)]  # noqa: PTH208  a thousand names
+        # A process that is begun while we look isn't on the list, and who has begun it may have ended when its turn comes.
+        return _listed(session, mark) or _listed(session, mark)
     try:
         os.killpg(session, 0)
     except OSError:  # nobody, or only one that has ended and isn't waited for
         return []
     return [-session]
+
+
+def _listed(session: int, mark: str) -> list[int]:
+    return [int(name) for name in os.listdir(_PROC) if name.isdigit() and _belongs(name, session, mark)]  # noqa: PTH208  a thousand names
 
 
 def _belongs(name: str, session: int, mark: str) -> bool:

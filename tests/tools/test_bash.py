@@ -1,6 +1,7 @@
 """The core tool bash: what it shows, what it keeps in memory, and that nothing of a command is left."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -324,6 +325,23 @@ async def test_systems_without_pidfd_and_without_proc_end_the_group_as_well(
     alive.held_file.unlink()
     output = await user.output(FREE, command=f"({held}) & {until(alive.held_file)}; echo done")
     assert output.text.startswith("done\n[1 process" if not proc else "done\n[")
+    await alive.gone()
+
+
+@pytest.mark.parametrize("what", ["a child", "a session of its own"])
+async def test_a_process_that_is_begun_while_processes_are_looked_for_is_found(user, alive, what, monkeypatch):
+    """Every second list is as it was before anything was begun."""
+    lists, listing = itertools.count(), os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listing(path) if next(lists) % 2 else [])
+    output = await user.output(FREE, command=f"({alive.hold(LEAVES[what])}) & {until(alive.held_file)}; echo done")
+    assert output.text.startswith("done")
+    assert alive.none()
+
+
+async def test_a_process_that_no_list_has_is_ended_with_its_group(user, alive, monkeypatch):
+    monkeypatch.setattr(os, "listdir", lambda path: [])
+    output = await user.output(FREE, command=f"({alive.hold('exec sleep 1000')}) & {until(alive.held_file)}; echo done")
+    assert output.text == "done"
     await alive.gone()
 
 

@@ -1,6 +1,6 @@
 """Core tools in the cancellation sweep: cancelled at each await, they leave neither half a file nor a process."""
 
-import os
+import contextlib
 from pathlib import Path
 
 import anyio
@@ -47,17 +47,13 @@ SCRIPTS = {
 PATIENT = {"a command that is timed out", "a command that leaves something", "a command"}
 
 
-def sessions():
-    """The sessions of processes that this one has begun and that still live."""
-    own = f" {os.getpid()} ".encode()
+def processes(folder):
+    """The processes of commands in a folder that still live, whoever their parents are by now."""
     found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_bytes().rpartition(b") ")[2]
-        except OSError:
-            continue
-        if own in b" " + b" ".join(fields.split()[1:2]) + b" " and fields[:1] != b"Z":
-            found.add(path.parent.name)
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (path / "cwd").readlink() == folder:
+                found.add((path.name, (path / "cmdline").read_bytes()))
     return found
 
 
@@ -66,10 +62,11 @@ def sessions():
 def test_p1_p2_p4_hold_wherever_a_core_tool_is_cancelled(script, tmp_path, monkeypatch):
     monkeypatch.setattr(process, "GRACE", 0.2)
     files = tmp_path / "a"
-    before = sessions()
 
     async def scenario(probe):
-        assert sessions() <= before  # nothing of the last time is left; the sweep has waited for threads meanwhile
+        assert (
+            processes(tmp_path) == set()
+        )  # nothing of the last time is left; the sweep has waited for threads meanwhile
         try:
             await alloy.run(
                 "Go.",
@@ -87,5 +84,5 @@ def test_p1_p2_p4_hold_wherever_a_core_tool_is_cancelled(script, tmp_path, monke
     # A clock that jumps past every deadline takes away the time that is left for ending processes.
     sides = [side for side in SIDES if side != "deadline" or script not in PATIENT]
     assert sweep(scenario, sides=sides) > 20
-    assert sessions() <= before
+    assert processes(tmp_path) == set()
     assert [path.name for path in files.glob(".*")] == []
