@@ -11,10 +11,12 @@ from pathlib import Path
 
 import anyio
 import pytest
+from mcp import types
 
 import alloy
 from alloy import errors
 from alloy.mcp import connection, stdio
+from alloy.mcp.elicitation import answerer
 from alloy.tools import ToolContext, ToolOutput
 
 pytestmark = pytest.mark.anyio
@@ -152,6 +154,36 @@ async def test_tools_can_be_asked_for():
         await call(server, "grow")
 
         assert (await server.refresh())[-1].name == "tiny__grown"
+
+
+# --- Questions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_elicitation", [None, lambda question: None])
+async def test_a_server_is_told_whether_the_user_can_be_asked(tmp_path, on_elicitation):
+    journal = tmp_path / "journal"
+    async with tiny(f"journal={journal}", on_elicitation=on_elicitation):
+        capabilities = (await heard(journal, "initialize"))["capabilities"]
+
+    assert ("elicitation" in capabilities) == (on_elicitation is not None)
+    assert not {"sampling", "roots"} & capabilities.keys()
+
+
+async def test_what_the_user_leaves_out_is_the_schemas_default():
+    properties = {"name": {"type": "string"}, "age": {"type": "integer", "default": 7}, "odd": True}
+    form = types.ElicitRequestFormParams(message="Who?", requested_schema={"type": "object", "properties": properties})
+    answer = await answerer(lambda: "desk", lambda question: {"name": "Ada"})(None, form)
+
+    assert (answer.action, answer.content) == ("accept", {"name": "Ada", "age": 7})
+
+
+async def test_a_page_to_visit_is_asked_for_by_its_url():
+    asked = []
+    page = types.ElicitRequestURLParams(message="Log in.", url="https://example.org/login")
+    answer = await answerer(lambda: "desk", lambda question: asked.append(question) or {})(None, page)
+
+    assert (asked[0].server, asked[0].url, asked[0].schema) == ("desk", "https://example.org/login", {})
+    assert (answer.action, answer.content) == ("accept", None)
 
 
 # --- Cancellation and time --------------------------------------------------------------------------------------------
@@ -334,6 +366,21 @@ async def test_a_task_that_is_cancelled_in_the_block_leaves_no_process():
 
     assert len(pids) == 3
     assert not any(map(is_alive, pids))
+
+
+async def test_a_start_that_is_cancelled_ends_at_once():
+    with anyio.fail_after(20), anyio.move_on_after(0.2) as scope:
+        async with tiny("silent", start_timeout=1000):
+            pass
+
+    assert scope.cancelled_caught
+
+
+async def test_an_interrupt_from_the_keyboard_is_ours_alone():
+    async with tiny() as server:
+        pid, *_ = json.loads((await call(server, "spawn")).text)
+
+        assert os.getsid(pid) == pid
 
 
 # --- Secrets ----------------------------------------------------------------------------------------------------------

@@ -21,9 +21,11 @@ import alloy
 from alloy import errors
 from alloy._tasks import background
 from tests.mcp import served
+from tests.mcp.test_connect import call
 
 pytestmark = pytest.mark.anyio
 
+NOT_FOUND = b'{"jsonrpc": "2.0", "id": null, "error": {"code": -32600, "message": "Session not found"}}'
 ROOT = str(Path(__file__).parent.parent.parent)
 PROGRAM = [sys.executable, "-W", "error", str(Path(__file__).with_name("served.py"))]
 
@@ -35,9 +37,24 @@ async def over_stdio():
 
 
 @asynccontextmanager
-async def over_http(**options):
-    """What the SDK's client connects to, over HTTP."""
-    app = alloy.mcp.asgi_app(served.TOOLS, name="served", version="7", instructions="Add.", **options)
+async def over_http(heard=None, forgets=None, **options):
+    """What the SDK's client connects to, over HTTP; the methods of the requests go to `heard`.
+
+    `forgets` says of a request's session whether the server doesn't know it any more.
+    """
+    application = alloy.mcp.asgi_app(served.TOOLS, name="served", version="7", instructions="Add.", **options)
+
+    async def app(scope, receive, send):
+        if heard is not None:
+            heard.append(scope.get("method"))
+        if forgets is not None and forgets(dict(scope.get("headers", ())).get(b"mcp-session-id")):
+            await send(
+                {"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"application/json")]}
+            )
+            await send({"type": "http.response.body", "body": NOT_FOUND})
+            return
+        await application(scope, receive, send)
+
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1))
@@ -234,6 +251,53 @@ def test_without_the_sdk_the_error_says_what_to_install(monkeypatch):
 
     with pytest.raises(errors.MissingExtraError, match=r"pip install 'alloy-harness\[mcp\]'"):
         alloy.mcp.asgi_app([], name="x")
+
+
+@pytest.fixture
+def legacy(monkeypatch):
+    """Has our clients speak the protocol as it was before 2026-07-28, with sessions."""
+    made = mcp.Client.__init__
+    monkeypatch.setattr(mcp.Client, "__init__", lambda *args, **options: made(*args, mode="legacy", **options))
+
+
+async def test_a_session_that_the_server_has_forgotten_is_begun_anew_and_the_call_is_made_again(legacy):
+    sessions = []
+    forgotten = []
+
+    def forgets(session):
+        if session is not None and session not in sessions:
+            sessions.append(session)
+        return session in forgotten
+
+    async with over_http(forgets=forgets) as url, alloy.mcp.connect(url) as server:
+        assert (await call(server, "add", a=1, b=2)).data == {"sum": 3}
+        forgotten += sessions
+
+        assert (await call(server, "add", a=2, b=2)).data == {"sum": 4}
+    assert len(sessions) == 2
+
+
+async def test_a_server_that_forgets_every_session_is_asked_no_more_than_twice(legacy):
+    calls = []
+    async with (
+        over_http(forgets=lambda session: calls and session is not None) as url,
+        alloy.mcp.connect(url) as server,
+    ):
+        calls.append(1)
+        with pytest.raises(errors.AlloyError, match=r"Session not found|broke off"):
+            await call(server, "add", a=1, b=2)
+
+
+async def test_a_session_is_ended_at_the_server_also_by_a_cancellation(legacy):
+    heard = []
+    async with over_http(heard) as url:
+        with anyio.CancelScope() as scope:
+            async with alloy.mcp.connect(url):
+                assert "DELETE" not in heard
+                scope.cancel()
+                await anyio.sleep_forever()
+
+    assert heard.count("DELETE") == 1
 
 
 async def test_ours_speaks_to_ours():

@@ -179,6 +179,11 @@ async def test_every_command_says_what_the_reference_says(do):
             {"path": "/memories/a", "insert_line": 3, "insert_text": "x"},
             "Error: Invalid `insert_line` parameter: 3. It should be within the range of lines of the file: [0, 2]",
         ),
+        (
+            "insert",
+            {"path": "/memories/a", "insert_line": -1, "insert_text": "x"},
+            "Error: Invalid `insert_line` parameter: -1. It should be within the range of lines of the file: [0, 2]",
+        ),
         ("delete", {"path": "/memories/no"}, "Error: The path /memories/no does not exist"),
         (
             "rename",
@@ -202,6 +207,12 @@ async def test_every_error_says_what_the_reference_says(do, command, arguments, 
     await do("create", "/memories/d/b", file_text="")
 
     assert await refused(do, command, **arguments) == said
+
+
+async def test_places_that_overlap_are_several(do):
+    await do("create", "/memories/a", file_text="x\naaa\n")
+
+    assert "in lines: 2, 2." in await refused(do, "str_replace", "/memories/a", old_str="aa", new_str="b")
 
 
 @pytest.mark.parametrize(
