@@ -71,7 +71,9 @@ def test_all_core_tools_can_be_given_by_name(alloy, model, tmp_path):
     script = [
         [{"write": {"path": "src/a.py", "content": "print(1)\n"}}],
         [{"edit": {"path": "src/a.py", "edits": [{"old": "1", "new": "2"}]}}],
-        [{"read": {"path": "src/a.py"}, "list": {}, "find": {"pattern": "*.py"}}],
+        [{"read": {"path": "src/a.py"}}],
+        [{"list": {}}],
+        [{"find": {"pattern": "*.py"}}],
         [{"grep": {"pattern": "print"}}],
         [{"bash": {"command": "echo $((40 + 2))"}}],
         [{"bash": {"command": "cat /etc/passwd"}}],
