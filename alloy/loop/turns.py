@@ -121,9 +121,8 @@ class Loop:
         )
         try:
             end = await self._within_deadline()
-            await (
-                checkpoint_if_cancelled()
-            )  # a cancellation that was told of counts, also if nothing was waited for since
+            # a cancellation that was told of counts, also if nothing was waited for since
+            await checkpoint_if_cancelled()
         except BaseException as error:
             await self._settle(_End("cancelled" if was_cancelled(error) else "failed", error))
             raise

@@ -48,7 +48,7 @@ def play(setting: script.Setting, steps: Sequence[script.Step]) -> World:
     """Plays it all, and checks everything; raises where the agent isn't as the reference."""
     COUNTS.plays += 1
     COUNTS.steps += len(steps)
-    world = World(setting)
+    world = World(setting) if setting.supervised is None else _supervised(setting, setting.supervised)
     try:
         run_virtually(world.play(steps), setting.schedule)
     except BaseException as error:
@@ -57,6 +57,12 @@ def play(setting: script.Setting, steps: Sequence[script.Step]) -> World:
         raise
     COUNTS.envelopes += len(world.reference.log)
     return world
+
+
+def _supervised(setting: script.Setting, supervision: script.Supervision) -> World:
+    from tests.agents.model_supervised import Supervised  # noqa: PLC0415  which is made of this module
+
+    return Supervised(setting, supervision)
 
 
 class World(Callers):
@@ -138,6 +144,7 @@ class World(Callers):
         self.reference.begin()
         self.crashed = self._aborted = False
         self._models = 0
+        self.reference.provider = "planned-0"
         self.providers = [Planned(self, "planned-0")]
         if self._store:
             self._store.loads, self._store.good = loads, True
@@ -246,6 +253,7 @@ class World(Callers):
 
     def _sink(self, envelope: Envelope) -> None:
         with self.watching():
+            self._look()
             self._settles(envelope)
             if envelope.payload.get("kind") == "message_refused":
                 assert self._published is not None, "refused what nobody has sent"
@@ -297,6 +305,7 @@ class World(Callers):
 
     def _check_state(self) -> None:
         """What must be so at every moment."""
+        self._look()
         reference, health = self.reference, self.agent.health()
         check_messages(self.agent.messages, reference.histories(), "now")
         assert health.messages == len(self.agent.messages)
@@ -320,7 +329,7 @@ class World(Callers):
             assert self.reference.closed is not True
             assert (health.state == "idle") <= (not self.reference.open)
             assert (health.state == "busy") <= bool(self.reference.open or self.reference.queue), health
-        assert self._on_event == self.reference.log
+        assert self._on_event == self.reference.log or self.setting.supervised
 
     def _check_rest(self) -> None:
         """When nothing has happened for long, only those requests are left whose model hangs."""

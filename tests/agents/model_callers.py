@@ -109,7 +109,14 @@ class Callers:
         self._sent = 0
         self._models = 0
 
+    def _look(self) -> None:
+        """Sees whether there is another agent of the name now."""
+
     # --- requests -----------------------------------------------------------------------------------------------------
+
+    def _sends(self, request_id: str, text: str | None, plan: script.Plan | None) -> Sending:
+        self._look()
+        return Sending(self.reference, request_id, text, plan)
 
     def _id(self, who: int) -> str:
         return self._last if who == script.LAST else f"r{who}"
@@ -132,7 +139,7 @@ class Callers:
     @contextlib.contextmanager
     def _sending(self, request_id: str, text: str, plan: script.Plan) -> Iterator[Sending]:
         """A message that is sent inside the block, which has no await before it is accepted or refused."""
-        sending = Sending(self.reference, request_id, text, plan)
+        sending = self._sends(request_id, text, plan)
         try:
             yield sending
         except alloy.errors.AgentError as error:
@@ -141,7 +148,7 @@ class Callers:
             sending.accepted()
 
     async def _chat(self, one: Spawned, request_id: str, text: str, plan: script.Plan) -> None:
-        one.sending = sending = Sending(self.reference, request_id, text, plan)
+        one.sending = sending = self._sends(request_id, text, plan)
         try:
             await self._await_outcome(sending, lambda: self.agent.chat(text, request_id=request_id))
         except asyncio.CancelledError:
@@ -150,7 +157,7 @@ class Callers:
             raise
 
     async def _ask(self, one: Spawned, request_id: str) -> None:
-        one.sending = sending = Sending(self.reference, request_id, None, None)
+        one.sending = sending = self._sends(request_id, None, None)
         await self._await_outcome(sending, lambda: self.agent.result(request_id))
 
     async def _await_outcome(self, sending: Sending, call: Callable[[], Awaitable[alloy.Result]]) -> None:
@@ -178,7 +185,7 @@ class Callers:
     async def _stream(
         self, one: Spawned, request_id: str, text: str, plan: script.Plan, reading: script.Reading
     ) -> None:
-        one.sending = sending = Sending(self.reference, request_id, text, plan)
+        one.sending = sending = self._sends(request_id, text, plan)
         view = None
         try:
             async with self.agent.stream_chat(text, request_id=request_id) as run:
@@ -211,7 +218,7 @@ class Callers:
 
     def _publish(self, request_id: str, text: str, plan: script.Plan) -> None:
         """A message from a topic, which is accepted, refused visibly, or heard by nobody."""
-        self._published = sending = Sending(self.reference, request_id, text, plan)
+        self._published = sending = self._sends(request_id, text, plan)
         self._bus.publish("desk/in", message_envelope(text, request_id=request_id))
         self._published = None
         if sending.done:
@@ -225,7 +232,7 @@ class Callers:
     def _react(self) -> None:
         """Somebody who sees a request's end sends the next one at once."""
         self._sent += 1
-        sending = Sending(self.reference, f"x{self._sent}", "reaction", script.Plan())
+        sending = self._sends(f"x{self._sent}", "reaction", script.Plan())
         asking = self.agent.send_message("reaction", request_id=f"x{self._sent}")
         try:
             asking.send(None)
@@ -258,6 +265,7 @@ class Callers:
         raise AssertionError("a tool could wait for its own request")
 
     async def _cancel_request(self, request_id: str) -> None:
+        self._look()
         asked = self.reference.find(request_id)
         before = set(self._wanted)
         self._wanted.add(request_id)
@@ -297,6 +305,7 @@ class Callers:
         await self._change(provider.name, lambda: self.agent.set_model(retrying(provider, self.setting.schedule)))
 
     async def _change(self, change: str, call: Callable[[], Awaitable[None]]) -> None:
+        self._look()
         reference = self.reference
         before = reference.closed
         idle = not reference.open and all(isinstance(item, str) for item in reference.queue)
@@ -322,6 +331,7 @@ class Callers:
         self._spawn(lambda _: self._subscribe(step, after))
 
     async def _subscribe(self, step: script.Watch, after: int | None) -> None:
+        self._look()
         request_id = None if step.who is None else self._id(step.who)
         asked = None if request_id is None else self.reference.find(request_id)
         view = View(self.reference, asked=asked, events=step.events, after=after, buffer=step.buffer)

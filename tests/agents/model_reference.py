@@ -6,7 +6,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from alloy.errors import AgentBusyError, AgentClosedError, QueueFullError, RequestConflictError
+from alloy.agents.restarts import POISONOUS
+from alloy.errors import (
+    AgentBusyError,
+    AgentClosedError,
+    AgentQuarantinedError,
+    QueueFullError,
+    RequestConflictError,
+)
 from alloy.history import UNKNOWN_OUTCOME, check_history
 from alloy.loop.toolrun import NOT_EXECUTED
 from alloy.messages import Message, TextBlock, ToolResultBlock
@@ -19,6 +26,7 @@ if TYPE_CHECKING:
 
     from alloy.events import Envelope
 
+KINDS = ("message_refused", "session_not_saved", "agent_crashed", "agent_restarted", "agent_given_up")
 END = "the end"
 WAIT = "nothing yet"
 
@@ -113,6 +121,11 @@ class Reference:
         self.max_turns = max_turns
         self.log: list[Envelope] = []
         self.views: list[View] = []
+        self.forgotten = 0  # how much of the log the bus has dropped
+        self.closes_with: type[Exception] = AgentClosedError
+        self.poison: dict[str, int] = {}  # crashes by message
+        self.poisoning: str | None = None  # a message that has crashed, which isn't counted yet
+        self.provider = "planned-0"
         self.begin()
 
     def begin(self) -> None:
@@ -124,7 +137,6 @@ class Reference:
         self.running: Asked | None = None
         self.history: list[Any] = []
         self.usage = Usage()
-        self.provider = "planned-0"
         self.closed: bool | None = False  # None: it closes at some time soon
         self.first = True
         self.crashed = False
@@ -140,12 +152,18 @@ class Reference:
         known = self.find(request_id)
         if known is not None:
             return (known if known.text == text else RequestConflictError,)
+        crashes = self.poison.get(text, 0)
+        if crashes >= POISONOUS:
+            return (AgentQuarantinedError,)
         accepted: type[Exception] | None = None
         if len(self.open) > self.setting.max_pending:
             accepted = AgentBusyError if self.setting.max_pending == 0 else QueueFullError
+        possible = (accepted,) if not self.closed else (self.closes_with,)
         if self.closed is None:
-            return (AgentClosedError, accepted)
-        return (AgentClosedError if self.closed else accepted,)
+            possible += (self.closes_with,)
+        if crashes + (self.poisoning == text) >= POISONOUS:
+            possible += (AgentQuarantinedError,)
+        return possible
 
     def accept(self, request_id: str, text: str, plan: Plan) -> Asked:
         asked = Asked(request_id, text, plan, len(self.log))
@@ -168,7 +186,7 @@ class Reference:
         asked = self.open.get(envelope.correlation_id)
         match envelope.event:
             case "runtime_event":
-                assert envelope.payload["kind"] in ("message_refused", "session_not_saved"), envelope
+                assert envelope.payload["kind"] in KINDS, envelope
                 return None
             case _:
                 assert asked is not None, f"an envelope of no open request: {envelope}"
@@ -303,7 +321,8 @@ class View:
 
     def enter(self, *, over: bool) -> bool:
         """Begins; gives whether it can."""
-        log, kept = self._reference.log, self._reference.setting.replay
+        log = self._reference.log
+        kept = min(self._reference.setting.replay, len(log) - self._reference.forgotten)
         if self._after is not None or self._asked is not None:
             entries = log[self._asked.accepted_at :] if self._after is None else [e for e in log if e.seq > self._after]
             if self._after is not None and (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hypothesis import strategies as st
@@ -51,6 +51,14 @@ class Save:
 
 
 @dataclass(frozen=True)
+class Supervision:
+    """How a supervisor keeps the agent."""
+
+    max_restarts: int
+    idle: float | None
+
+
+@dataclass(frozen=True)
 class Setting:
     """An agent and what is around it."""
 
@@ -61,6 +69,7 @@ class Setting:
     timeout: float | None
     connect: float
     saves: tuple[Save, ...] | None
+    supervised: Supervision | None = None
 
 
 # --- What is done ----------------------------------------------------------------------------------------------------
@@ -251,6 +260,9 @@ WEIGHTED = [sends] * 6 + [
 ]
 steps = st.sampled_from(range(len(WEIGHTED))).flatmap(WEIGHTED.__getitem__)
 some = st.lists(steps, max_size=12)
-plays = st.tuples(
-    settings, st.tuples(some, some, some, some).map(lambda parts: [step for part in parts for step in part])
+lists = st.tuples(some, some, some, some).map(lambda parts: [step for part in parts for step in part])
+plays = st.tuples(settings, lists)
+supervisions = st.builds(Supervision, st.sampled_from([0, 1, 5, 5]), st.sampled_from([None, None, 8.0, 50.0]))
+supervised_plays = st.tuples(
+    st.builds(lambda setting, supervised: replace(setting, supervised=supervised), settings, supervisions), lists
 )

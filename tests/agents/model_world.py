@@ -178,6 +178,7 @@ class SlowStore:
         self.loads = True
         self.good = True  # the last save
         self.told = False  # that it wasn't
+        self.loaded = False  # by the agent that there is now
         self._abandoned: int | None = None
         self._world = world
         self._plans = itertools.cycle(world.setting.saves or ())
@@ -186,6 +187,7 @@ class SlowStore:
         await anyio.sleep(1)
         if not self.loads:
             raise SessionError(session_id, "it is torn")
+        self.loaded = True
         if self.session is not None:
             self._world.reference.history = plain(self.session.messages)
             self._world.reference.usage = self.session.usage
