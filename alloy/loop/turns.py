@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -20,13 +20,14 @@ from alloy._tasks import last_words, was_cancelled
 from alloy.errors import DeadlineExceededError, Halt, InvalidOptionError, ProviderError
 from alloy.history import check_history
 from alloy.loop.desk import Desk
+from alloy.loop.goal import goal_of
+from alloy.loop.listening import NO_ANSWER, Listener, provider_error
 from alloy.loop.middleware import Hooks, RunContext
 from alloy.loop.step import Step
 from alloy.loop.toolrun import TRUNCATED, ToolRunner
 from alloy.loop.turn import Turn
 from alloy.messages import Message, TextBlock
-from alloy.providers.base import Completion, Request, Retry, TextDelta, ThinkingDelta, ToolCallDelta, ToolSpec, held
-from alloy.providers.batches import in_batches
+from alloy.providers.base import Completion, Request, ToolSpec, held
 from alloy.result import Result
 from alloy.usage import Usage
 
@@ -36,13 +37,12 @@ if TYPE_CHECKING:
     from alloy.loop.config import Config
     from alloy.loop.conversation import History
     from alloy.loop.toolrun import ToolBatch
-    from alloy.providers.base import Provider, ProviderItem
+    from alloy.providers.base import Provider
     from alloy.result import Status, StopReason, ToolCall
 
 __all__ = ["Loop", "announce"]
 
 LAST_WORDS = 5.0  # seconds that middleware has for its session_end
-NUDGE = "You haven't called the tool {tool!r} successfully yet. Call it now; the task isn't finished before that."
 
 _log = logging.getLogger("alloy")
 
@@ -89,6 +89,8 @@ class Loop:
         self._specs = tuple(
             ToolSpec(tool.name, tool.description, tool.input_schema, tool.options) for tool in config.tools
         )
+        self._listener = Listener(provider, events, gate, self._spend)
+        self._goal = goal_of(config)
         self._stop_reason: StopReason | None = None
         self._calls: list[ToolCall] = []
         self._answers = 0
@@ -297,10 +299,8 @@ class Loop:
             self._paused, turn.message = turn.message, None
             return None
         self._paused = None
-        if self.config.until_tool is None:
-            return _End("completed")
-        turn.next_prompt = Message("user", (TextBlock(NUDGE.format(tool=self.config.until_tool)),))
-        return None
+        turn.next_prompt = self._goal.missing_from(turn.message or completion.message)
+        return _End("completed") if turn.next_prompt is None else None
 
     async def _act_on_calls(self, batch: ToolBatch, stop_reason: StopReason) -> _End | None:
         if stop_reason in ("max_tokens", "context_window"):
@@ -311,28 +311,24 @@ class Loop:
 
     async def _execute(self, batch: ToolBatch) -> _End | None:
         await batch.execute()
-        if self.config.until_tool is not None and batch.succeeded(self.config.until_tool):
-            return _End("completed")
-        return None
+        return _End("completed") if self._goal.reached_by_calls(batch) else None
 
     def _refuse(self, completion: Completion) -> None:
         """Raises where the answer is none: a refusal, whose partial answer is discarded, or an end that nobody knows."""
         match completion.stop_reason:
             case "refusal":
                 said = f": {completion.detail}" if completion.detail else ""
-                raise self._provider_error(f"the model refused to answer{said}", "refused", completion.raw_stop_reason)
+                raise provider_error(
+                    self._provider, f"the model refused to answer{said}", "refused", completion.raw_stop_reason
+                )
             case "unknown":
                 reason = completion.raw_stop_reason
-                raise self._provider_error(f"the model stopped for an unknown reason, {reason!r}", "unknown", reason)
+                said = f"the model stopped for an unknown reason, {reason!r}"
+                raise provider_error(self._provider, said, "unknown", reason)
             case "end_turn" | "tool_use" | "max_tokens" | "stop_sequence" | "pause_turn" | "context_window":
                 return
             case _:
                 assert_never(completion.stop_reason)
-
-    def _provider_error(
-        self, message: str, kind: Literal["refused", "unknown", "network"], code: str | None = None
-    ) -> ProviderError:
-        return ProviderError(message, kind=kind, code=code, provider=self._provider.name, model=self._provider.model)
 
     def _accepted(self, completion: Completion) -> Message:
         """The answer as the history takes it, with what was said before a pause."""
@@ -386,73 +382,23 @@ class Loop:
 
     async def _listen(self, turn: Turn, request: Request) -> Completion:
         """Hears one answer; what was shown or heard of it stays in the history if it breaks off."""
-        gate = self._gate
         try:
-            async with self._provider.stream(request) as items:
-                async for batch in in_batches(items):
-                    for item in batch:
-                        if turn.completion is not None:
-                            said = "the provider sent something after the end of its answer"
-                            raise self._provider_error(said, "unknown")
-                        self._hear(turn, item)
-                        if gate is not None and gate.full:
-                            await gate.wait()
-            if turn.completion is None:
-                raise self._provider_error("the answer broke off before its end", "network")
-        except BaseException as error:
-            if isinstance(error, ProviderError):
-                self._count(turn, error.usage)
+            return await self._listener.listen(turn, request)
+        except BaseException:
             self._keep_heard(turn)
             raise
-        return turn.completion
+        finally:
+            if turn.completion is not None:
+                self._answers += 1
+                self._stop_reason = turn.completion.stop_reason
 
     def _spend(self, usage: Usage) -> None:
         self.usage += usage
 
-    def _count(self, turn: Turn, usage: Usage | None) -> None:
-        """Adds what was paid for, be it an answer or a failure."""
-        if usage is not None:
-            turn.usage += usage
-            self.usage += usage
-
-    def _hear(self, turn: Turn, item: ProviderItem) -> None:
-        match item:
-            case TextDelta():
-                if self.events.watched:
-                    turn.emitted = True
-                    turn.shown.append(item.text)
-                    self.events.emit("text_delta", text=item.text)
-            case ThinkingDelta() | ToolCallDelta():
-                if self.events.watched:
-                    turn.emitted = True
-                    self._show(item)
-            case Completion():
-                turn.completion = item
-                self._count(turn, item.usage)
-                self._answers += 1
-                self._stop_reason = item.stop_reason
-                if item.stop_reason not in _NO_ANSWER and not turn.shown and item.message.text:
-                    self.events.emit("text_delta", text=item.message.text)
-            case Retry(error=error):
-                self._count(turn, error.usage)
-                said = {"type": type(error).__name__, "kind": error.kind, "message": str(error)}
-                self.events.emit("retry", attempt=item.attempt, delay_s=item.delay, error=said, next=item.next)
-            case _:
-                assert_never(item)
-
-    def _show(self, delta: ThinkingDelta | ToolCallDelta) -> None:
-        match delta:
-            case ThinkingDelta(text):
-                self.events.emit("thinking_delta", text=text)
-            case ToolCallDelta(index, id_, name, arguments):
-                self.events.emit("tool_call_delta", index=index, id=id_, name=name, arguments=arguments)
-            case _:
-                assert_never(delta)
-
     def _keep_heard(self, turn: Turn) -> None:
         """Takes what there is of an answer that broke off: all of it, or else the text that somebody saw."""
         if turn.completion is not None:
-            if turn.completion.stop_reason not in _NO_ANSWER:
+            if turn.completion.stop_reason not in NO_ANSWER:
                 turn.take(self._accepted(turn.completion), self._runner)
                 self._paused = None
             return
@@ -490,9 +436,6 @@ def announce(events: Emitter, result: Result, start_seq: int, started: float) ->
         start_event_seq=start_seq,
         duration_ms=_since(started),
     )
-
-
-_NO_ANSWER = ("refusal", "unknown")
 
 
 def _since(at: float) -> int:

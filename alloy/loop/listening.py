@@ -1,0 +1,111 @@
+"""Hearing one answer: what comes of it is shown, counted, and kept for whoever has to break off."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from alloy.errors import ProviderError
+from alloy.providers.base import Completion, Retry, TextDelta, ThinkingDelta, ToolCallDelta
+from alloy.providers.batches import in_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from alloy.errors import ErrorKind
+    from alloy.events import Emitter
+    from alloy.loop.channel import Gate
+    from alloy.loop.turn import Turn
+    from alloy.providers.base import Provider, ProviderItem, Request
+    from alloy.usage import Usage
+
+__all__ = ["NO_ANSWER", "Listener", "provider_error"]
+
+NO_ANSWER = ("refusal", "unknown")
+"""Why a model stopped that has not answered."""
+
+
+def provider_error(provider: Provider, message: str, kind: ErrorKind, code: str | None = None) -> ProviderError:
+    """An error of this provider's."""
+    return ProviderError(message, kind=kind, code=code, provider=provider.name, model=provider.model)
+
+
+class Listener:
+    """Hears answers.
+
+    Args:
+        provider: who answers.
+        events: where to show them.
+        gate: holds the run up while its reader is behind.
+        spend: is told what was paid for, be it an answer or a failure.
+    """
+
+    def __init__(self, provider: Provider, events: Emitter, gate: Gate | None, spend: Callable[[Usage], None]) -> None:
+        self._provider = provider
+        self._events = events
+        self._gate = gate
+        self._spend = spend
+
+    async def listen(self, turn: Turn, request: Request) -> Completion:
+        """Hears one answer.
+
+        Args:
+            turn: gets the answer, or what there was of it.
+            request: what to ask.
+
+        Raises:
+            ProviderError: it failed, or broke off.
+        """
+        gate = self._gate
+        try:
+            async with self._provider.stream(request) as items:
+                async for batch in in_batches(items):
+                    for item in batch:
+                        if turn.completion is not None:
+                            said = "the provider sent something after the end of its answer"
+                            raise provider_error(self._provider, said, "unknown")
+                        self._hear(turn, item)
+                        if gate is not None and gate.full:
+                            await gate.wait()
+            if turn.completion is None:
+                raise provider_error(self._provider, "the answer broke off before its end", "network")
+        except ProviderError as error:
+            self._count(turn, error.usage)
+            raise
+        return turn.completion
+
+    def _count(self, turn: Turn, usage: Usage | None) -> None:
+        if usage is not None:
+            turn.usage += usage
+            self._spend(usage)
+
+    def _hear(self, turn: Turn, item: ProviderItem) -> None:
+        match item:
+            case TextDelta():
+                if self._events.watched:
+                    turn.emitted = True
+                    turn.shown.append(item.text)
+                    self._events.emit("text_delta", text=item.text)
+            case ThinkingDelta() | ToolCallDelta():
+                if self._events.watched:
+                    turn.emitted = True
+                    self._show(item)
+            case Completion():
+                turn.completion = item
+                self._count(turn, item.usage)
+                if item.stop_reason not in NO_ANSWER and not turn.shown and item.message.text:
+                    self._events.emit("text_delta", text=item.message.text)
+            case Retry(error=error):
+                self._count(turn, error.usage)
+                said = {"type": type(error).__name__, "kind": error.kind, "message": str(error)}
+                self._events.emit("retry", attempt=item.attempt, delay_s=item.delay, error=said, next=item.next)
+            case _:
+                assert_never(item)
+
+    def _show(self, delta: ThinkingDelta | ToolCallDelta) -> None:
+        match delta:
+            case ThinkingDelta(text):
+                self._events.emit("thinking_delta", text=text)
+            case ToolCallDelta(index, id_, name, arguments):
+                self._events.emit("tool_call_delta", index=index, id=id_, name=name, arguments=arguments)
+            case _:
+                assert_never(delta)
