@@ -21,7 +21,8 @@ from alloy.agents.subscription import subscribe
 from alloy.agents.suspension import Answers
 from alloy.errors import AgentClosedError, AgentCrashedError, AgentExistsError, InvalidOptionError, WrongEventLoopError
 from alloy.loop.answering import Answering
-from alloy.loop.run import RunStream, build_provider, configured
+from alloy.loop.asking import build_provider
+from alloy.loop.run import RunStream, configured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence

@@ -32,8 +32,9 @@ from alloy.errors import (
     SessionError,
 )
 from alloy.events import Emitter
+from alloy.loop.asking import build_provider
 from alloy.loop.conversation import History, checked_prompt
-from alloy.loop.run import build_provider, guarded_sink
+from alloy.loop.run import guarded_sink
 from alloy.loop.turns import Loop, announce
 from alloy.providers.base import held
 from alloy.result import Result

@@ -32,7 +32,8 @@ from alloy.errors import (
     UnknownAgentError,
     WrongEventLoopError,
 )
-from alloy.loop.run import build_provider, configured
+from alloy.loop.asking import build_provider
+from alloy.loop.run import configured
 from alloy.sessions import MemoryStore
 
 if TYPE_CHECKING:

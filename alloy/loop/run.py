@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Protocol, Unpack
 import anyio
 from anyio.lowlevel import checkpoint
 
-from alloy import providers
 from alloy._tasks import background
 from alloy.errors import EmptyPromptError, InvalidOptionError, RunError
 from alloy.events import Emitter, Envelope
 from alloy.loop.answering import Answering
+from alloy.loop.asking import build_provider
 from alloy.loop.channel import Channel, Gate
 from alloy.loop.config import Config, Options
 from alloy.loop.conversation import History, checked_prompt
 from alloy.loop.turns import Loop
-from alloy.providers.retry import Fallback, Retrying
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,10 +26,9 @@ if TYPE_CHECKING:
     from alloy.events import Sink
     from alloy.loop.answering import Answers
     from alloy.messages import Block, Message
-    from alloy.providers.base import Provider
     from alloy.result import Result
 
-__all__ = ["RunStream", "both", "build_provider", "configured", "guarded_sink", "outcome", "run", "stream"]
+__all__ = ["RunStream", "both", "configured", "guarded_sink", "outcome", "run", "stream"]
 
 BUFFER = 1024  # envelopes that a reader may be behind before the model waits for it
 
@@ -199,26 +197,6 @@ def _loop(
     history = History(config.messages, None if prompt is None else checked_prompt(prompt))
     events = Emitter(uuid.uuid4().hex, sink)
     return Loop(config, build_provider(config), history, events, gate)
-
-
-def build_provider(config: Config) -> Provider:
-    """The provider that the options ask for, with its retries and its fallbacks.
-
-    Raises:
-        ConfigurationError: there is none, it isn't known, or it has no key.
-    """
-    if config.provider is None:
-        raise InvalidOptionError("provider", "'vendor:model' or a provider object", None)
-    first, *others = (_retried(provider, config) for provider in (config.provider, *config.fallback_providers))
-    return Fallback(first, *others) if others else first
-
-
-def _retried(provider: Provider | str, config: Config) -> Provider:
-    if isinstance(provider, str):
-        provider = providers.from_string(provider)
-    if not config.max_retries or isinstance(provider, Retrying):
-        return provider
-    return Retrying(provider, max_retries=config.max_retries, backoff=config.retry_backoff)
 
 
 def outcome(result: Result) -> Result:

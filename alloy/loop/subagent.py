@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from alloy.errors import AgentDepthError, InvalidOptionError, ToolError
 from alloy.events import Emitter
+from alloy.loop.asking import build_provider
 from alloy.loop.conversation import History, checked_prompt
-from alloy.loop.run import both, build_provider, configured, guarded_sink
+from alloy.loop.run import both, configured, guarded_sink
 from alloy.loop.seat import CallSeat
 from alloy.loop.turns import Loop
 from alloy.tools.base import Tool, ToolOutput
