@@ -75,18 +75,28 @@ class Approval(Middleware):
 
     async def before_tool_call(self, call: ToolUseBlock, run: RunContext) -> ToolUseBlock | Blocked | None:
         """Allows, denies or asks; a call that couldn't be executed anyway is let through to its error."""
-        if call.invalid is not None or all(tool.name != call.name for tool in run.tools):
-            return None
-        rule = await self._rule(call, run.working_directory)
-        action, reason = (self._otherwise, "") if rule is None else (rule.action, rule.reason)
+        action, reason = await self._action(call, run)
         if action == "allow":
             return None
         if action == "deny":
-            return Blocked(reason or FORBIDDEN)
-        decision = await run.ask(call, reason or f"{call.name} needs approval")
+            return Blocked(reason)
+        decision = await run.ask(call, reason)
         if not decision:
             return Blocked(decision.reason or DENIED)
         return call if decision.arguments is None else dataclasses.replace(call, input=dict(decision.arguments))
+
+    async def would_ask(self, call: ToolUseBlock, run: RunContext) -> str | None:
+        """Why a call will be asked about, so that all calls of one answer are asked about at once; see `before_tool_call`."""
+        action, reason = await self._action(call, run)
+        return reason if action == "ask" else None
+
+    async def _action(self, call: ToolUseBlock, run: RunContext) -> tuple[Action, str]:
+        """What is done about a call, and why."""
+        if call.invalid is not None or all(tool.name != call.name for tool in run.tools):
+            return "allow", ""
+        rule = await self._rule(call, run.working_directory)
+        action, reason = (self._otherwise, "") if rule is None else (rule.action, rule.reason)
+        return action, reason or (FORBIDDEN if action == "deny" else f"{call.name} needs approval")
 
     async def _rule(self, call: ToolUseBlock, working_directory: Path) -> Rule | None:
         if any(rule.looks_up(call) for rule in self._rules):

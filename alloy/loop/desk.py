@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -12,14 +12,15 @@ from alloy.errors import ApprovalSettledError, InvalidOptionError, UnknownApprov
 from alloy.tools.decision import NOBODY, ApprovalRequest, Decision
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from typing import Any
 
     from alloy.events import Emitter
+    from alloy.loop.middleware import RunContext
     from alloy.messages import ToolUseBlock
     from alloy.tools.decision import Outcome
 
-__all__ = ["Ask", "Desk", "Keeper"]
+__all__ = ["Ask", "Desk", "Foresees", "Keeper"]
 
 REMEMBERED = 256  # approvals that were settled
 
@@ -41,6 +42,15 @@ class Keeper(Protocol):
 
     async def done(self) -> None:
         """Saves that the step is over."""
+        ...
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """Middleware that can tell which calls it is going to ask about, so that nobody has to be asked about one after the other."""
+
+    async def would_ask(self, call: ToolUseBlock, run: RunContext) -> str | None:
+        """The reason that the call will be asked about with, when its turn comes; None if it seems that it won't."""
         ...
 
 
@@ -68,7 +78,10 @@ class Desk:
         changed: the arguments that somebody has given instead of a call's own, by the call's id.
     """
 
-    __slots__ = ("_answer", "_asked", "_events", "_timeout", "_waiting", "answerable", "changed", "keeper", "settled")
+    __slots__ = (
+        *("_ahead", "_answer", "_asked", "_events", "_timeout", "_waiting"),
+        *("answerable", "changed", "keeper", "settled"),
+    )
 
     def __init__(self, events: Emitter) -> None:
         self.answerable = False
@@ -77,6 +90,7 @@ class Desk:
         self.changed: dict[str, Mapping[str, Any]] = {}
         self._events = events
         self._waiting: dict[str, _Ticket] = {}
+        self._ahead: dict[str, _Ticket] = {}
         self._asked: dict[str, int] = {}
         self._answer: Ask | None = None
         self._timeout: float | None = None
@@ -96,9 +110,11 @@ class Desk:
         """
         if not isinstance(reason, str):
             raise InvalidOptionError("reason", "text", reason)
-        if self.keeper is not None and self._can_wait:
-            await self.keeper.keep()  # before it is told, so that whoever hears of it can rely on it
-        ticket = self._open(call, reason)
+        ticket = self._asked_ahead(call, reason)
+        if ticket is None:
+            if self.keeper is not None and self._can_wait:
+                await self.keeper.keep()  # before it is told, so that whoever hears of it can rely on it
+            ticket = self._open(call, reason)
         try:
             await self._wait(ticket)
         finally:
@@ -106,6 +122,28 @@ class Desk:
                 self._settle(ticket, Decision("cancelled", "the call was cancelled"))
         assert ticket.decision is not None  # noqa: S101  settled above at the latest
         return ticket.decision
+
+    async def ask_ahead(self, calls: Iterable[tuple[ToolUseBlock, str]]) -> None:
+        """Asks about calls whose turn comes later, each with its reason; `ask` then waits for the answer, if it isn't there."""
+        expected = [(call, reason) for call, reason in calls if call.id not in self._asked]
+        if expected and self.keeper is not None:
+            await self.keeper.keep()
+        self._ahead |= {call.id: self._open(call, reason) for call, reason in expected}
+
+    def withdraw(self, calls: Iterable[ToolUseBlock]) -> None:
+        """Settles what was asked ahead about these calls and nobody waits for."""
+        for call in calls:
+            ticket = self._ahead.pop(call.id, None)
+            if ticket is not None:
+                self._settle(ticket, Decision("cancelled", "the call isn't waiting for this any more"))
+
+    def _asked_ahead(self, call: ToolUseBlock, reason: str) -> _Ticket | None:
+        """What was asked ahead, if it is about just this: an answer to something else is none."""
+        ticket = self._ahead.get(call.id)
+        if ticket is None or (ticket.request.arguments, ticket.request.reason) != (call.input, reason):
+            self.withdraw([call])
+            return None
+        return self._ahead.pop(call.id)
 
     @property
     def _can_wait(self) -> bool:

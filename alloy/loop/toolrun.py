@@ -16,6 +16,7 @@ from alloy._secrets import without_keys
 from alloy._tasks import call_soon, task_group, was_cancelled
 from alloy.errors import ToolError
 from alloy.history import UNKNOWN_OUTCOME
+from alloy.loop.desk import Foresees
 from alloy.loop.middleware import Blocked
 from alloy.loop.seat import CallSeat
 from alloy.messages import TextBlock, ToolResultBlock, ToolUseBlock
@@ -118,15 +119,35 @@ class ToolBatch:
             Exception: what a hook raised, after the calls that ran beside it have ended.
         """
         self._limits = self._room()
-        for group in self._groups():
-            if len(group) == 1:
-                await self._call(group[0])
-            else:
-                async with task_group() as tasks:
-                    for index in group:
-                        tasks.start_soon(self._call, index)
-            if self._failure is not None:
-                raise self._failure
+        groups = [*self._groups()]
+        try:
+            if len(groups) > 1 and self._runner.desk.answerable:
+                await self._ask_ahead([self.calls[index] for group in groups for index in group])
+            for group in groups:
+                await self._execute_group(group)
+        finally:
+            self._runner.desk.withdraw(self.calls)
+
+    async def _ask_ahead(self, calls: Sequence[ToolUseBlock]) -> None:
+        """Has people asked about all calls at once, also about those whose turn comes later."""
+        foreseeing = [one for one in self._runner.config.middleware if isinstance(one, Foresees)]
+        expected: list[tuple[ToolUseBlock, str]] = []
+        for call in calls:
+            for one in foreseeing:
+                if (reason := await one.would_ask(call, self._runner.context)) is not None:
+                    expected.append((call, reason))
+                    break
+        await self._runner.desk.ask_ahead(expected)
+
+    async def _execute_group(self, group: Sequence[int]) -> None:
+        if len(group) == 1:
+            await self._call(group[0])
+        else:
+            async with task_group() as tasks:
+                for index in group:
+                    tasks.start_soon(self._call, index)
+        if self._failure is not None:
+            raise self._failure
 
     def _groups(self) -> Iterator[list[int]]:
         group: list[int] = []
@@ -161,6 +182,7 @@ class ToolBatch:
             else:
                 await self._in_turn(index, call)
             desk = self._runner.desk
+            desk.withdraw([self.calls[index]])
             if desk.keeper is not None and desk.keeper.active and desk.waiting():
                 await desk.keeper.keep()
         except Exception as error:  # noqa: BLE001  raised by execute() when the neighbours have ended

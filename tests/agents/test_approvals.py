@@ -332,6 +332,27 @@ async def test_a_step_that_is_over_is_no_longer_to_be_gone_on_with(desk, safe, s
     assert session.messages[-1].tool_results[0].content[0].text == "took gold"
 
 
+async def test_calls_that_run_one_after_the_other_all_wait_again_after_a_crash(desk, store):
+    done = []
+
+    @alloy.tool(name="take", concurrency_safe=False)
+    async def take(what: str) -> str:
+        """Takes."""
+        done.append(what)
+        return f"took {what}"
+
+    answer = together(calls("take", what="gold"), calls("take", what="silver"))
+    disk, ids = await killed(desk, store, answer, tools=[take], number=2)
+    assert done == []
+
+    async with desk("Done.", store=disk, tools=[take]) as agent:
+        assert await asked(agent, 2) == ids
+        agent.approve(ids[1])
+        agent.deny(ids[0])
+        assert texts(await agent.result("r1")) == ["Not executed: somebody has denied it", "took silver"]
+    assert done == ["silver"]
+
+
 async def test_rules_that_have_changed_meanwhile_count(desk, safe, store):
     disk, _ = await killed(desk, store, calls("take", what="gold"))
     seen = []
@@ -385,6 +406,38 @@ async def test_a_stop_ends_the_request_for_those_who_wait_and_it_is_there_again_
 
     assert texts(result) == ["took gold"]
     assert result.usage.requests == 2
+
+
+async def test_who_drains_an_agent_can_still_answer(desk, safe):
+    async with desk(calls("take", what="gold"), "Done.") as agent, anyio.create_task_group() as group:
+        request_id = await agent.send_message("Go.")
+        (approval_id,) = await asked(agent)
+        with anyio.fail_after(5):
+            group.start_soon(agent.drain)
+            await anyio.wait_all_tasks_blocked()
+            agent.approve(approval_id)
+            assert (await agent.result(request_id)).status == "completed"
+    assert safe.done == ["take gold"]
+
+
+@pytest.mark.parametrize("who", ["agent", "supervisor"])
+async def test_a_stop_waits_for_answers_no_longer_than_its_grace(safe, who):
+    options = {
+        "provider": Scripted([calls("take", what="gold"), "Done."]),
+        "tools": safe.tools,
+        "middleware": [CAREFUL],
+    }
+    with anyio.fail_after(5):
+        async with alloy.Supervisor() as supervisor:
+            agent = await supervisor.start("desk", **options)
+            request_id = await agent.send_message("Go.")
+            await asked(agent)
+            if who == "agent":
+                cancelled = await agent.stop(grace=0.01)
+            else:
+                cancelled = (await supervisor.stop(grace=0.01)).cancelled["desk"]
+    assert cancelled == (request_id,)
+    assert safe.done == []
 
 
 async def test_stopping_again_and_again_loses_nothing(desk, safe, store):

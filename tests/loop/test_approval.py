@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import threading
 
 import anyio
@@ -219,6 +221,166 @@ async def test_a_call_that_waits_leaves_its_room_to_those_that_may_run(safe):
         await run.wait()
 
     assert safe.taken == ["gold"]
+
+
+class Shelf:
+    """A shelf whose tools run one at a time."""
+
+    def __init__(self, folder) -> None:
+        self.folder = folder
+        self.done: list[str] = []
+
+    @property
+    def tools(self) -> list[alloy.Tool]:
+        @alloy.tool(concurrency_safe=False)
+        async def put(path: str) -> str:
+            """Puts something on the shelf."""
+            self.done.append(path)
+            return f"put {path}"
+
+        @alloy.tool(concurrency_safe=False)
+        def link(path: str, to: str) -> str:
+            """Makes a link."""
+            (self.folder / path).symlink_to(to)
+            return "linked"
+
+        return [put, link]
+
+
+@pytest.fixture
+async def shelf(tmp_path):
+    return Shelf(tmp_path)
+
+
+async def test_calls_that_run_one_after_the_other_are_asked_about_at_once_and_run_in_their_order(shelf):
+    answer = together(*(calls("put", path=path) for path in ("a", "b", "c")))
+    async with stream(shelf, answer, "Done.", approval=Approval()) as run:
+        first, second, third = await until_asked(run, 3)
+        run.approve(third)
+        run.deny(second, "not b")
+        await anyio.lowlevel.checkpoint()
+        assert shelf.done == []
+        run.approve(first, {"path": "A"})
+        result = await run.wait()
+
+    assert shelf.done == ["A", "c"]
+    assert [text.splitlines()[-1] for text in texts(result)] == ["put A", "Not executed: not b", "put c"]
+
+
+async def test_each_is_asked_about_once_and_settled_once(shelf):
+    recorder = Recorder()
+    answer = together(*(calls("put", path=path) for path in ("a", "b")))
+    async with stream(shelf, answer, "Done.", approval=Approval(), on_event=recorder) as run:
+        for approval_id in reversed(await until_asked(run, 2)):
+            run.approve(approval_id)
+        await run.wait()
+
+    assert [envelope.event for envelope in recorder.envelopes if envelope.event in ASKED] == 2 * [ASKED[0]] + 2 * [
+        ASKED[1]
+    ]
+    check_envelopes(recorder.envelopes)
+
+
+async def test_rules_look_again_when_the_turn_of_a_call_comes(shelf, tmp_path):
+    """The path leads elsewhere by then, and what was approved isn't that."""
+    rules = [Rule("allow", tool="link"), Rule("deny", path="secret/**", reason="it's secret")]
+    answer = together(calls("link", path="way", to="secret"), calls("put", path="way/b"), calls("put", path="c"))
+    async with stream(shelf, answer, "Done.", approval=Approval(rules), working_directory=tmp_path) as run:
+        with anyio.fail_after(5):
+            async for envelope in run:
+                if envelope.event == "approval_settled":
+                    break
+        (waiting,) = run.approvals()
+        run.approve(waiting.id)
+        result = await run.wait()
+
+    assert envelope.payload["decision"] == "cancelled"
+    assert shelf.done == ["c"]
+    assert texts(result) == ["linked", "Not executed: it's secret", "put c"]
+
+
+async def test_an_approval_is_good_for_the_arguments_that_were_shown_alone(shelf):
+    class Renames(alloy.Middleware):
+        async def before_tool_call(self, call, run):
+            return dataclasses.replace(call, input={"path": call.input["path"].upper()})
+
+    answer = together(calls("put", path="a"), calls("put", path="b"))
+    async with alloy.stream(
+        "Go.", provider=Scripted([answer, "Done."]), tools=shelf.tools, middleware=[Renames(), Approval()]
+    ) as run:
+        with anyio.fail_after(5):
+            async for envelope in run:
+                if envelope.event == "approval_requested" and envelope.payload["arguments"]["path"] in ("a", "b", "A"):
+                    with contextlib.suppress(ApprovalSettledError):
+                        run.approve(envelope.payload["id"])
+                elif envelope.event == "approval_requested":
+                    run.deny(envelope.payload["id"])
+
+    assert shelf.done == ["A"]
+
+
+async def test_what_a_tool_asks_itself_is_not_answered_by_what_was_approved_before(tmp_path):
+    """The rule would have asked about the path as it was before."""
+    told = []
+    (tmp_path / "way").symlink_to("secret")
+
+    @alloy.tool(concurrency_safe=False)
+    def open_way() -> None:
+        """Has the way lead elsewhere."""
+        (tmp_path / "way").unlink()
+
+    @alloy.tool(concurrency_safe=False)
+    async def erase(path: str, context: alloy.ToolContext) -> str:
+        """Erases."""
+        return str(bool(await context.ask("erase it for good?")))
+
+    approval = Approval([Rule("ask", path="secret/**")], otherwise="allow")
+    answer = together(calls("open_way"), calls("erase", path="way/a"))
+    async with alloy.stream(
+        "Go.",
+        provider=Scripted([answer, "Done."]),
+        tools=[open_way, erase],
+        middleware=[approval],
+        working_directory=tmp_path,
+    ) as run:
+        with anyio.fail_after(5):
+            async for envelope in run:
+                if envelope.event == "approval_requested":
+                    told.append(envelope.payload["reason"])
+                    (run.approve if len(told) == 1 else run.deny)(envelope.payload["id"])
+
+    assert told == ["erase needs approval", "erase it for good?"]
+    assert texts(run.result)[1] == "False"
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+async def test_what_was_asked_about_calls_whose_turn_never_comes_is_settled(shelf, end):
+    class Breaks(alloy.Middleware):
+        async def after_tool_execution(self, call, output, run):
+            raise RuntimeError("broken")
+
+    recorder = Recorder()
+    answer = together(calls("put", path="a"), calls("put", path="b"), calls("put", path="c"))
+    async with alloy.stream(
+        "Go.",
+        provider=Scripted([answer, hangs()]),
+        tools=shelf.tools,
+        middleware=[Approval(), *([Breaks()] if end == "failed" else [])],
+        on_event=recorder,
+    ) as run:
+        first, *_ = await until_asked(run, 3)
+        if end == "failed":
+            run.approve(first)
+            with pytest.raises(alloy.RunError, match="broken"):
+                await run.wait()
+        else:
+            run.cancel()
+            await run.wait()
+        assert run.approvals() == ()
+
+    settled = [envelope.payload["decision"] for envelope in recorder.named("approval_settled")]
+    assert settled == ["allow" if end == "failed" else "cancelled", "cancelled", "cancelled"]
+    check_envelopes(recorder.envelopes)
 
 
 async def test_it_can_be_answered_by_whoever_hears_of_it_first(safe):
