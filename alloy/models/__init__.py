@@ -6,6 +6,7 @@ from alloy.models.catalogue import DEFAULT_CATALOGUE, context_window, cost_of, p
 from alloy.models.genai import GenaiPrices
 from alloy.models.info import DEFAULT_WINDOW, SNAPSHOTS, Catalogue, ModelInfo, ModelMetadata, Price
 from alloy.models.overrides import Overrides
+from alloy.models.tokens import TokenCounter
 
 __all__ = [
     "DEFAULT_CATALOGUE",
@@ -17,6 +18,7 @@ __all__ = [
     "ModelMetadata",
     "Overrides",
     "Price",
+    "TokenCounter",
     "context_window",
     "cost_of",
     "price",

@@ -27,7 +27,7 @@ from alloy.messages import (
     ToolUseBlock,
     VideoBlock,
 )
-from alloy.providers.memo import Memo
+from alloy._memo import Memo
 from alloy.providers.options import ToolMemo, tool_options
 from alloy.providers.strict_schema import ANTHROPIC, strict_schema
 from alloy.providers.transcript import CallIds, for_origin, turns

@@ -24,7 +24,7 @@ from alloy.messages import (
     VideoBlock,
 )
 from alloy.providers.gemini_schema import gemini_schema
-from alloy.providers.memo import Memo
+from alloy._memo import Memo
 from alloy.providers.options import ToolMemo, tool_options
 from alloy.providers.transcript import for_origin
 

@@ -22,7 +22,7 @@ from alloy.messages import (
     ToolUseBlock,
     VideoBlock,
 )
-from alloy.providers.memo import Memo
+from alloy._memo import Memo
 from alloy.providers.openai_items import CLIENT_CALLS
 from alloy.providers.options import ToolMemo, named_tool, tool_options
 from alloy.providers.strict_schema import OPENAI, strict_schema

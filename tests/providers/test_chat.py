@@ -28,7 +28,7 @@ from alloy.providers.base import Provider, Request, ToolCallDelta, ToolSpec
 from alloy.providers.chat import ChatCompletions
 from alloy.providers.chat_decode import usage_of
 from alloy.providers.compat import HOSTS, UNKNOWN_HOST, compat_for
-from alloy.providers.memo import Memo
+from alloy._memo import Memo
 from alloy.providers.sse import ServerEvent
 
 URL = "http://somewhere.test/v1"

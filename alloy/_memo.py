@@ -1,4 +1,4 @@
-"""Each message is encoded once: what a provider sends grows with the history, the work for it doesn't."""
+"""What is made of a message is made once: a history grows, the work for it doesn't."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Memo(Generic[T]):
     What was used least recently is forgotten when it gets too much.
 
     Args:
-        function: encodes a message; must depend on nothing else.
+        function: makes something of a message; must depend on nothing else.
         size: how large a result is, in bytes.
         limit: how much to remember at most, in bytes.
     """
@@ -36,14 +36,22 @@ class Memo(Generic[T]):
         self._total = 0
         self._entries: dict[int, tuple[Message, T]] = {}
 
+    def __contains__(self, message: Message) -> bool:
+        return id(message) in self._entries
+
     def __call__(self, message: Message) -> T:
         """What the function makes, or made, of `message`."""
-        entry = self._entries.pop(id(message), None)
-        if entry is None:
-            entry = (message, self._function(message))  # the message is kept, so nobody else gets its id
-            self._total += self._size(entry[1])
-        self._entries[id(message)] = entry
+        entry = self._entries.get(id(message))
+        return self.remember(message, self._function(message) if entry is None else entry[1])
+
+    def remember(self, message: Message, made: T) -> T:
+        """Takes what was made of `message` elsewhere, such as in a thread, and gives it back."""
+        known = self._entries.pop(id(message), None)
+        if known is not None:
+            self._total -= self._size(known[1])
+        self._entries[id(message)] = (message, made)  # the message is kept, so nobody else gets its id
+        self._total += self._size(made)
         while self._total > self._limit:
             _, old = self._entries.pop(next(iter(self._entries)))
             self._total -= self._size(old)
-        return entry[1]
+        return made
