@@ -98,9 +98,11 @@ def mcp(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """What Alloy costs against loops written by hand; takes the benchmarks' arguments after ``--``."""
+    """What Alloy costs: streaming, or after ``--`` the name of another module in tests/benchmarks, and its arguments."""
     install(session)
-    session.run("python", "-m", "tests.benchmarks.run", *session.posargs)
+    name, *words = session.posargs or ["run"]
+    module, words = ("run", [name, *words]) if name.startswith("-") else (name, words)
+    session.run("python", "-m", f"tests.benchmarks.{module}", *words)
 
 
 def install(session: nox.Session, *groups: str) -> None:

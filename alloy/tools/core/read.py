@@ -109,6 +109,10 @@ class _Lines:
 
     def next(self) -> str | None:
         """The next line, cut if it's too long; None at the end."""
+        newline = self._chunk.find(b"\n", self._at)
+        if 0 <= newline - self._at <= _LINE_CHARACTERS:  # most lines are short, and in one chunk
+            line, self._at = self._chunk[self._at : newline], newline + 1
+            return self._text(line, len(line))
         kept, length, ended = bytearray(), 0, False
         while not ended and (self._at < len(self._chunk) or self._more()):
             newline = self._chunk.find(b"\n", self._at)
@@ -142,7 +146,7 @@ class _Lines:
         if b"\0" in kept:
             raise self._binary()
         try:
-            text = codecs.getincrementaldecoder("utf-8")().decode(kept, final=whole)
+            text = kept.decode() if whole else codecs.getincrementaldecoder("utf-8")().decode(kept)
         except UnicodeDecodeError:
             raise self._binary() from None
         if whole and len(text) <= _LINE_CHARACTERS:
