@@ -50,6 +50,11 @@ class Alive:
         await anyio.wait_readable(self._reading)
         assert os.read(self._reading, len(line)) == line
 
+    def line(self):
+        """Reads what one process said, which is there."""
+        while os.read(self._reading, 1) != b"\n":
+            pass
+
     def none(self):
         """Whether no process has it any more."""
         try:
@@ -277,6 +282,24 @@ async def test_p4_no_process_of_a_command_is_left(user, alive, grace, what, end)
         else:
             output = await user.output(FREE, command=held, timeout=0.5)
             assert output.data.timed_out
+    assert alive.none()
+    user.assert_no_threads()
+
+
+async def test_p4_of_many_commands_that_fork_and_are_cancelled_at_once_nothing_is_left(user, alive):
+    """Some when all their processes run, others at whatever moment they're at then."""
+    forks = "sleep 1000 & (sleep 1000 & sleep 1000) & (setsid sleep 1000 &); "
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(lambda: user.output(FREE, command=alive.hold(f"{forks} echo forked >&9; wait")))
+            for _ in range(2 * 20):  # "held" and "forked", in some order
+                await anyio.wait_readable(alive._reading)
+                alive.line()
+            for _ in range(10):
+                group.start_soon(lambda: user.output(FREE, command=alive.hold(f"{forks} wait")))
+            await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
     assert alive.none()
     user.assert_no_threads()
 
