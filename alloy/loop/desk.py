@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 import anyio
 from anyio.lowlevel import checkpoint
 
+from alloy._secrets import without_keys
 from alloy.errors import ApprovalSettledError, InvalidOptionError, UnknownApprovalError
 from alloy.tools.decision import NOBODY, ApprovalRequest, Decision
 
@@ -140,7 +141,7 @@ class Desk:
     def _asked_ahead(self, call: ToolUseBlock, reason: str) -> _Ticket | None:
         """What was asked ahead, if it is about just this: an answer to something else is none."""
         ticket = self._ahead.get(call.id)
-        if ticket is None or (ticket.request.arguments, ticket.request.reason) != (call.input, reason):
+        if ticket is None or (ticket.request.arguments, ticket.request.reason) != (call.input, without_keys(reason)):
             self.withdraw([call])
             return None
         return self._ahead.pop(call.id)
@@ -156,7 +157,7 @@ class Desk:
             call_id=call.id,
             name=call.name,
             arguments=call.input,
-            reason=reason,
+            reason=without_keys(reason),
             request_id=self._events.correlation_id,
         )
         ticket = self._waiting[request.id] = _Ticket(request)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from alloy._secrets import without_keys
 from alloy.errors import SessionError
 from alloy.messages import Message  # noqa: TC001  likewise
 from alloy.result import StopReason, ToolCall  # noqa: TC001  likewise
@@ -53,7 +54,7 @@ class Step:
     usage: Usage
 
     def to_json(self) -> Mapping[str, Any]:
-        """The step as a JSON object; `ToolCall.data` that is no JSON is left out."""
+        """The step as a JSON object; `ToolCall.data` that is no JSON is left out, and so are API keys in use that are in it."""
         step = replace(
             self,
             records=tuple(record and _plain(record) for record in self.records),
@@ -92,7 +93,7 @@ def _plain(call: ToolCall) -> ToolCall:
     from pydantic_core import PydanticSerializationError, from_json, to_json  # noqa: PLC0415  only JSON needs it
 
     try:
-        data = from_json(to_json(call.data))
+        data = from_json(without_keys(to_json(call.data).decode()))
     except (PydanticSerializationError, ValueError):
         data = None
     return replace(call, data=data)

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alloy._tasks import stuck_threads as stuck_threads
     from alloy.tools.base import Tool as Tool
     from alloy.tools.base import ToolContext as ToolContext
     from alloy.tools.base import ToolOutput as ToolOutput
@@ -40,6 +41,7 @@ _HOMES = {
     "list_": "alloy.tools.core.list",
     "memory": "alloy.tools.core.memory",
     "read": "alloy.tools.core.read",
+    "stuck_threads": "alloy._tasks",
     "tool": "alloy.tools.base",
     "write": "alloy.tools.core.write",
 }
@@ -60,6 +62,7 @@ __all__ = [
     "list_",
     "memory",
     "read",
+    "stuck_threads",
     "tool",
     "write",
 ]

@@ -12,10 +12,10 @@ import anyio
 import pytest
 
 import alloy
-from alloy._tasks import stuck_threads
 from alloy.loop.toolrun import head_and_tail
 from alloy.messages import ImageBlock, TextBlock, ToolUseBlock
 from alloy.testing import Recorder, Reply, calls, check_envelopes, run_script, together
+from alloy.tools import stuck_threads
 
 pytestmark = pytest.mark.anyio
 

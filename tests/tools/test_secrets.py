@@ -8,13 +8,15 @@ import subprocess
 import sys
 import textwrap
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 import alloy
 from alloy._secrets import Secret, keys_in_use, looks_secret, without_keys
 from alloy.providers import Anthropic, ChatCompletions, Scripted
 from alloy.sessions import FileStore, Session
-from alloy.testing import Recorder, calls
+from alloy.testing import Recorder, calls, together
 from alloy.tools import Bash, bash, grep, read
 from alloy.tools.environment import clean_environment
 
@@ -225,6 +227,37 @@ async def test_p8_a_key_that_a_tool_finds_is_in_nothing_that_is_recorded(user, c
     assert "tool_progress" in recorder.events
     assert not [text for text in recorded if "Canary" in text]
     assert sum(text.count("[key]") for text in recorded) > 10
+    del provider
+
+
+async def test_p8_a_key_is_neither_in_an_approval_nor_in_the_session_that_waits_for_it(user):
+    provider = ChatCompletions("m", api_key=KEY, base_url="http://127.0.0.1:1/v1")
+    folder = user.root.parent / "sessions"
+    recorder = Recorder()
+
+    @alloy.tool
+    async def look() -> dict[str, str]:
+        """Looks."""
+        return {"found": KEY}
+
+    @alloy.tool
+    async def use(context: alloy.ToolContext) -> str:
+        """Uses."""
+        return str(bool(await context.ask(f"use {KEY}?")))
+
+    script = Scripted([calls("look"), together(calls("look"), calls("use")), "Done."])
+    options = {"provider": script, "tools": [look, use], "store": FileStore(folder), "on_event": recorder}
+    async with alloy.Agent(name="desk", **options) as agent:
+        await agent.send_message("Go.", request_id="r1")
+        with anyio.fail_after(5):
+            while not agent.approvals():
+                await anyio.lowlevel.checkpoint()
+        assert agent.approvals()[0].reason == "use [key]?"
+
+    saved = "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
+    assert "suspended" in saved
+    assert '"found":"[key]"' in saved.replace(" ", "")
+    assert "Canary" not in saved + "".join(envelope.to_json().decode() for envelope in recorder.envelopes)
     del provider
 
 
