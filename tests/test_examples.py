@@ -55,7 +55,7 @@ CODING_AGENT = next(example for example in EXAMPLES if example.stem == "coding_a
 SMALL_REPO = CODING_AGENT.parent / "small_repo"
 
 
-def tests_pass(repository: Path) -> bool:
+def passes(repository: Path) -> bool:
     """Whether the tests of a repository pass."""
     command = [sys.executable, "-B", "-m", "unittest"]
     return subprocess.run(command, cwd=repository, capture_output=True, timeout=50, check=False).returncode == 0
@@ -63,11 +63,11 @@ def tests_pass(repository: Path) -> bool:
 
 def test_the_coding_agent_makes_the_tests_pass_and_leaves_nothing_else(tmp_path):
     repository = shutil.copytree(SMALL_REPO, tmp_path / "repository")
-    assert not tests_pass(repository)
+    assert not passes(repository)
 
     printed = run_example(CODING_AGENT, tmp_path, "--repo", str(repository))
 
-    assert tests_pass(repository)
+    assert passes(repository)
     changed = [file.name for file in repository.iterdir() if file.read_bytes() != (SMALL_REPO / file.name).read_bytes()]
     assert changed == ["durations.py"]
     assert "[completed after 7 turns and 9 tool calls]" in printed
