@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from alloy.history import check_history as check_history
     from alloy.history import repair_history as repair_history
     from alloy.loop.approval import Approval as Approval
+    from alloy.loop.compaction import Compaction as Compaction
     from alloy.loop.config import Config as Config
     from alloy.loop.middleware import Blocked as Blocked
     from alloy.loop.middleware import Middleware as Middleware
@@ -74,6 +75,7 @@ _MODULES = {
     "alloy.events": ("Envelope",),
     "alloy.history": ("check_history", "repair_history"),
     "alloy.loop.approval": ("Approval",),
+    "alloy.loop.compaction": ("Compaction",),
     "alloy.loop.config": ("Config",),
     "alloy.loop.middleware": ("Blocked", "Middleware", "RunContext"),
     "alloy.loop.run": ("RunStream", "run", "stream"),
@@ -101,6 +103,7 @@ __all__ = [
     "AlloyError",
     "Approval",
     "Blocked",
+    "Compaction",
     "Config",
     "ConfigurationError",
     "DocumentBlock",

@@ -17,7 +17,7 @@ tool_progress      id, name, text, envelope (one of a run inside of the call, or
 tool_end           id, name, text, is_error, start_event_seq, duration_ms, error (its type, or None)
 turn_end           stop_reason, text, usage, start_event_seq, duration_ms, error (its type, or None)
 retry              attempt, delay_s, error (type, kind, message), next (who is asked then)
-compaction         before_messages, after_messages
+compaction         before_messages, after_messages, before_tokens, after_tokens (or None), methods (what was done)
 request_queued     position
 request_cancelled  reason
 response           status, text, stop_reason, usage, turns, tool_calls (how many), error (type, message), start_event_seq, duration_ms

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from alloy.errors import InvalidOptionError, ToolDefinitionError, UnknownOptionError
 from alloy.history import check_history
+from alloy.loop.compaction import Compaction, checked_compaction
 from alloy.loop.middleware import Middleware
 from alloy.messages import Message
 from alloy.providers.base import Provider
@@ -20,6 +21,7 @@ from alloy.tools.base import Tool
 if TYPE_CHECKING:
     from alloy.events import Sink
     from alloy.models import Catalogue, ModelMetadata
+    from alloy.providers.base import Priority
 
 __all__ = ["Config", "Options"]
 
@@ -32,6 +34,8 @@ class Options(TypedDict, total=False):
     system_prompt: str | None
     messages: Sequence[Message]
     max_turns: int
+    max_tokens: int | None
+    compaction: Compaction | Mapping[str, Any] | bool | None
     middleware: Sequence[Middleware]
     working_directory: str | os.PathLike[str]
     allowed_paths: Sequence[str | os.PathLike[str]]
@@ -45,6 +49,7 @@ class Options(TypedDict, total=False):
     fallback_providers: Sequence[Provider | str]
     max_retries: int
     retry_backoff: float
+    priority: Priority
     max_pending: int
     model_metadata_overrides: Mapping[str, int | ModelMetadata | Mapping[str, Any]]
     model_catalogue: Catalogue | None
@@ -60,6 +65,10 @@ class Config:
         system_prompt: what the model is told first, in every request.
         messages: the conversation so far.
         max_turns: how many answers a run may take.
+        max_tokens: how much a request and its answer may have together, in tokens; None for the model's window, or 200,000
+            where nobody knows it.
+        compaction: how the conversation is kept inside `max_tokens`: an `alloy.Compaction`, or a mapping of its options;
+            None to send it as it is, however long.
         middleware: hooks into the run, first to last.
         working_directory: the folder that file tools stay in; absolute from here on.
         allowed_paths: further folders, or single files, that file tools may use; absolute from here on.
@@ -73,6 +82,7 @@ class Config:
         fallback_providers: who is asked when `provider` fails for good, in order.
         max_retries: how many times each provider is asked again when it fails in a way that may pass.
         retry_backoff: the longest wait before the first time, in seconds; it doubles each time.
+        priority: ``interactive`` or ``batch``: what goes first where requests that share a rate limit wait for their turn.
         max_pending: how many requests an agent keeps waiting while it is busy with one; for `Agent` alone.
         model_metadata_overrides: what you know better about models, by ``"model"`` or ``"vendor:model"``: the window in tokens,
             an `alloy.models.ModelMetadata`, or a mapping of its attributes; dated snapshots of a name are meant, too.
@@ -90,6 +100,8 @@ class Config:
     system_prompt: str | None = None
     messages: tuple[Message, ...] = field(default=(), repr=False)
     max_turns: int = 25
+    max_tokens: int | None = None
+    compaction: Compaction | None = Compaction()  # noqa: RUF009  frozen
     middleware: tuple[Middleware, ...] = ()
     working_directory: Path = Path()
     allowed_paths: tuple[Path, ...] = ()
@@ -103,6 +115,7 @@ class Config:
     fallback_providers: tuple[Provider | str, ...] = ()
     max_retries: int = 3
     retry_backoff: float = 1.0
+    priority: Priority = "interactive"
     max_pending: int = 0
     model_metadata_overrides: Mapping[str, ModelMetadata] = field(default_factory=dict)
     model_catalogue: Catalogue | None = None
@@ -136,6 +149,8 @@ class Config:
         for name in names:
             if names.count(name) > 1:
                 raise ToolDefinitionError(name, "two tools have this name; rename one with @alloy.tool(name=...)")
+        if self.max_tokens is not None and self.compaction is not None:
+            self.compaction.check_with(self.max_tokens)
         if self.until_tool is not None and self.until_tool not in names:
             raise InvalidOptionError(
                 "until_tool", f"the name of one of the tools ({', '.join(names)})", self.until_tool
@@ -201,6 +216,11 @@ def _whole(least: int) -> Callable[[str, Any], int]:
     return check
 
 
+def _maybe_whole(least: int) -> Callable[[str, Any], int | None]:
+    check = _whole(least)
+    return lambda name, value: None if value is None else check(name, value)
+
+
 def _is_seconds(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and math.isfinite(value)
 
@@ -219,6 +239,12 @@ def _limit(name: str, value: Any) -> float:
 
 def _maybe_limit(name: str, value: Any) -> float | None:
     return None if value is None else _limit(name, value)
+
+
+def _priority(name: str, value: Any) -> Any:
+    if value not in ("interactive", "batch"):
+        raise InvalidOptionError(name, "'interactive' or 'batch'", value)
+    return value
 
 
 def _sink(name: str, value: Any) -> Any:
@@ -256,6 +282,8 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "system_prompt": _plain((str, type(None)), "text or None"),
     "messages": _messages,
     "max_turns": _whole(1),
+    "max_tokens": _maybe_whole(1),
+    "compaction": checked_compaction,
     "middleware": _several(Middleware, "alloy.Middleware instances"),
     "working_directory": _plain((str, os.PathLike), "a folder's path"),
     "allowed_paths": _paths,
@@ -269,6 +297,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "fallback_providers": _fallbacks,
     "max_retries": _whole(0),
     "retry_backoff": _wait,
+    "priority": _priority,
     "max_pending": _whole(0),
     "model_metadata_overrides": _overrides,
     "model_catalogue": _catalogue,

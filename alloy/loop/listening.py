@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, assert_never
 
 from alloy.errors import ProviderError
-from alloy.providers.base import Completion, Retry, TextDelta, ThinkingDelta, ToolCallDelta
+from alloy.providers.base import Completion, RateLimitWait, Retry, TextDelta, ThinkingDelta, ToolCallDelta, held
 from alloy.providers.batches import in_batches
 
 if TYPE_CHECKING:
@@ -73,6 +74,30 @@ class Listener:
             raise
         return turn.completion
 
+    async def ask_aside(self, provider: Provider, request: Request) -> Completion:
+        """Asks something besides the conversation, of which nothing is shown but its retries.
+
+        Raises:
+            ProviderError: it failed, or broke off.
+        """
+        completion: Completion | None = None
+        try:
+            async with held(provider), provider.stream(dataclasses.replace(request, stream=False)) as items:
+                async for batch in in_batches(items):
+                    for item in batch:
+                        if isinstance(item, Completion):
+                            completion = item
+                            self._spend(item.usage)
+                        elif isinstance(item, Retry):
+                            self._tell(item)
+        except ProviderError as error:
+            if error.usage is not None:
+                self._spend(error.usage)
+            raise
+        if completion is None:
+            raise provider_error(provider, "the answer broke off before its end", "network")
+        return completion
+
     def _count(self, turn: Turn, usage: Usage | None) -> None:
         if usage is not None:
             turn.usage += usage
@@ -95,11 +120,27 @@ class Listener:
                 if item.stop_reason not in NO_ANSWER and not turn.shown and item.message.text:
                     self._events.emit("text_delta", text=item.message.text)
             case Retry(error=error):
-                self._count(turn, error.usage)
-                said = {"type": type(error).__name__, "kind": error.kind, "message": str(error)}
-                self._events.emit("retry", attempt=item.attempt, delay_s=item.delay, error=said, next=item.next)
+                if error.usage is not None:
+                    turn.usage += error.usage
+                self._tell(item)
+            case RateLimitWait():
+                self._events.emit(
+                    "runtime_event",
+                    kind="rate_limited_wait",
+                    reason=item.reason,
+                    delay_s=item.delay,
+                    ahead=item.ahead,
+                    waits_for=item.waits_for,
+                )
             case _:
                 assert_never(item)
+
+    def _tell(self, retry: Retry) -> None:
+        error = retry.error
+        if error.usage is not None:
+            self._spend(error.usage)
+        said = {"type": type(error).__name__, "kind": error.kind, "message": str(error)}
+        self._events.emit("retry", attempt=retry.attempt, delay_s=retry.delay, error=said, next=retry.next)
 
     def _show(self, delta: ThinkingDelta | ToolCallDelta) -> None:
         match delta:

@@ -72,11 +72,14 @@ class RunContext:
         """Tokens so far."""
         return self._loop.usage  # type: ignore[no-any-return]  # a Usage
 
-    async def model_info(self) -> ModelInfo:
+    async def model_info(self, provider: Provider | None = None) -> ModelInfo:
         """What is known about the run's model: its `window`, its longest answer, its price.
 
         `model_metadata_overrides` go before `model_catalogue`. The catalogue is asked once per run, in a thread. With
         `fallback_providers` it is the first one's model.
+
+        Args:
+            provider: whose model, if not the run's.
 
         Raises:
             Exception: whatever a catalogue of your own raises.
@@ -85,7 +88,20 @@ class RunContext:
             from alloy.models.lookup import Lookup  # noqa: PLC0415  only who asks pays for it
 
             self._lookup = Lookup(self._config.model_catalogue, self._config.model_metadata_overrides)
-        return await self._lookup.find(self._provider.name, self._provider.model)
+        asked = provider or self._provider
+        return await self._lookup.find(asked.name, asked.model)
+
+    async def complete(self, request: Request, provider: Provider | None = None) -> Completion:
+        """Asks a model something besides the conversation. Nothing of it is shown or kept; what it takes counts to the run.
+
+        Args:
+            request: what to ask.
+            provider: whom, if not the run's own provider.
+
+        Raises:
+            ProviderError: there was no answer.
+        """
+        return await self._loop.ask_aside(provider or self._provider, request)  # type: ignore[no-any-return]  # a Completion
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -134,6 +150,13 @@ class Middleware:
 
     async def session_start(self, run: RunContext) -> None:
         """The run begins; nothing was sent yet."""
+
+    async def compact(self, messages: Sequence[Message], run: RunContext) -> Sequence[Message] | None:
+        """A request is about to be made of this history, which ends with the user's turn.
+
+        Return a shorter history to go on with that one from here on; None to leave it. With several middlewares, the first
+        that returns one decides; Alloy's own comes last.
+        """
 
     async def before_completion(self, request: Request, run: RunContext) -> Request | None:
         """A request is about to be sent. What is returned is sent in its place; the history stays as it is."""

@@ -19,10 +19,12 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from alloy._tasks import last_words, was_cancelled
 from alloy.errors import DeadlineExceededError, Halt, InvalidOptionError, ProviderError
 from alloy.history import check_history
+from alloy.loop.compactor import compactor_for, details_of
 from alloy.loop.desk import Desk
 from alloy.loop.goal import goal_of
 from alloy.loop.listening import NO_ANSWER, Listener, provider_error
 from alloy.loop.middleware import Hooks, RunContext
+from alloy.loop.prefix import Prefix
 from alloy.loop.step import Step
 from alloy.loop.toolrun import TRUNCATED, ToolRunner
 from alloy.loop.turn import Turn
@@ -32,6 +34,8 @@ from alloy.result import Result
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from alloy.events import Emitter
     from alloy.loop.channel import Gate
     from alloy.loop.config import Config
@@ -67,6 +71,7 @@ class Loop:
 
     Attributes:
         desk: its approvals.
+        prefix: what its requests begin with; an agent hands it on to its next run.
         ending: whether it has come to its end, so that nothing can cancel it any more.
         result: how it ended, once it has.
     """
@@ -81,14 +86,16 @@ class Loop:
         self.result: Result | None = None
         self._provider = provider
         self._gate = gate
-        self._hooks = Hooks(config.middleware)
+        self._specs = tuple(
+            ToolSpec(tool.name, tool.description, tool.input_schema, tool.options) for tool in config.tools
+        )
+        self._compactor = compactor_for(config, provider, self._specs)
+        self._hooks = Hooks((*config.middleware, self._compactor) if self._compactor else config.middleware)
         self._context = RunContext(self, config, provider, request_id=events.correlation_id)
         self.desk = Desk(events)
         tools = {tool.name: tool for tool in config.tools}
         self._runner = ToolRunner(config, tools, self._hooks, self._context, events, self.desk, gate, self._spend)
-        self._specs = tuple(
-            ToolSpec(tool.name, tool.description, tool.input_schema, tool.options) for tool in config.tools
-        )
+        self.prefix = Prefix()
         self._listener = Listener(provider, events, gate, self._spend)
         self._goal = goal_of(config)
         self._stop_reason: StopReason | None = None
@@ -346,7 +353,10 @@ class Loop:
     # --- an answer ---------------------------------------------------------------------------------------------------
 
     async def _complete(self, turn: Turn) -> Completion:
-        """One answer; a history that was too long is tried once more if middleware makes it shorter."""
+        """One answer; a history that is too long is made shorter before, or once more when the provider says so."""
+        if self._paused is None and self._hooks.has("compact"):
+            before = self.history.upcoming
+            await self._replace(before, await self._hooks.first("compact", before, self._context), "compact")
         try:
             return await self._listen(turn, await self._request())
         except ProviderError as error:
@@ -354,30 +364,46 @@ class Loop:
                 raise
         return await self._listen(turn, await self._request())
 
+    async def ask_aside(self, provider: Provider, request: Request) -> Completion:
+        """Asks something besides the conversation; see `RunContext.complete`."""
+        return await self._listener.ask_aside(provider, request)
+
     async def _request(self) -> Request:
         messages = self.history.upcoming
         if self._paused is not None:
             messages = [*messages, self._paused]
         request = Request(
-            messages=messages, system=self.config.system_prompt, tools=self._specs, stream=self.events.watched
+            messages=messages,
+            system=self.config.system_prompt,
+            tools=self._specs,
+            stream=self.events.watched,
+            caller=self.events.agent_id or self.events.correlation_id,
+            priority=self.config.priority,
         )
         if self._hooks.has("before_completion"):
             request = await self._hooks.thread("before_completion", request, Request, self._context)
+        broken = self.prefix.follow(request, self._provider, edited=request.messages is not messages)
+        if broken is not None:
+            self.events.emit("runtime_event", kind="prefix_changed", **broken)
         return request
 
     async def _shortened(self, error: ProviderError) -> bool:
         before = tuple(self.history.upcoming)
         after = await self._hooks.first("on_context_overflow", error, before, self._context)
-        if after is None or tuple(after) == before:
+        return await self._replace(before, after, "on_context_overflow")
+
+    async def _replace(self, before: Sequence[Message], after: Sequence[Message] | None, hook: str) -> bool:
+        """Goes on with a shorter history, if it is another one."""
+        if after is None or tuple(after) == tuple(before):
             return False
         check_history(after)
         if not after or after[-1].role != "user":
-            raise InvalidOptionError(
-                "middleware.on_context_overflow", "a history that ends with the user's turn", after
-            )
+            raise InvalidOptionError(f"middleware.{hook}", "a history that ends with the user's turn", after)
+        details = details_of(self._compactor, after)
+        before, after = tuple(before), tuple(after)
         self.history.replace(after)
-        self.events.emit("compaction", before_messages=len(before), after_messages=len(after))
-        await self._hooks.tell("after_compaction", before, tuple(after), self._context)
+        self.events.emit("compaction", before_messages=len(before), after_messages=len(after), **details)
+        await self._hooks.tell("after_compaction", before, after, self._context)
         return True
 
     async def _listen(self, turn: Turn, request: Request) -> Completion:

@@ -50,6 +50,9 @@ class Steps(alloy.Middleware):
     async def session_start(self, run):
         await anyio.lowlevel.checkpoint()
 
+    async def compact(self, messages, run):
+        await anyio.lowlevel.checkpoint()
+
     async def before_completion(self, request, run):
         await anyio.lowlevel.checkpoint()
 
@@ -157,6 +160,35 @@ def test_p1_p2_p3_p4_hold_wherever_a_stream_is_cancelled(script):
         async with alloy.stream("Go.", provider=provider, messages=EARLIER, **options) as run:
             async for _ in run:
                 await anyio.lowlevel.checkpoint()
+
+    assert sweep(scenario) > 30
+
+
+LONG = "A question that goes on for a while. " * 100
+
+
+async def noted(messages):
+    await anyio.lowlevel.checkpoint()
+
+
+def long_talk() -> list[alloy.Message]:
+    roles = ("user", "assistant") * 6
+    return [alloy.Message(role, (TextBlock(f"{number} {LONG}"),)) for number, role in enumerate(roles)]
+
+
+@pytest.mark.parametrize(
+    "summary", ["Short.", alloy.ProviderError("no", kind="overloaded"), Reply(stop_reason="refusal")], ids=str
+)
+def test_p1_p2_p3_p4_hold_wherever_a_compaction_is_cancelled(summary):
+    async def scenario(probe):
+        writer = Held([summary, "Short."])
+        compaction = {"provider": writer, "on_compaction": noted}
+        options = {"tools": TOOLS, "middleware": [probe, Steps()], "on_event": probe, "retry_backoff": 0.0}
+        script = Held([two_calls(), "Done."])
+        await alloy.run(
+            "Go.", provider=script, messages=long_talk(), max_tokens=6_000, compaction=compaction, **options
+        )
+        assert len(script.requests[0].messages) < 10
 
     assert sweep(scenario) > 30
 

@@ -211,7 +211,13 @@ async def test_a_history_that_is_too_long_goes_on_with_the_one_that_middleware_g
     assert [len(request.messages) for request in script.requests] == [3, 1]
     assert [message.text for message in result.messages] == ["Hi.", "Fine."]
     assert shorten.compactions == [(3, 1)]
-    assert recorder.named("compaction")[0].payload == {"before_messages": 3, "after_messages": 1}
+    assert recorder.named("compaction")[0].payload == {
+        "before_messages": 3,
+        "after_messages": 1,
+        "before_tokens": None,
+        "after_tokens": None,
+        "methods": ["middleware"],
+    }
 
 
 async def test_a_history_that_is_still_too_long_fails_after_one_more_try():
