@@ -34,6 +34,7 @@ class Family:
         toolset: what it costs besides that any tools are declared.
         tool: what a tool costs besides its name, description and schema.
         schema: what of the tokens of a schema's JSON the model is shown.
+        seal: how long encrypted text is that says nothing, in characters.
         image: what an image costs by its width and height in pixels.
         page: what a page of a document costs as a picture, besides its text.
         audio: what a second of sound costs.
@@ -45,9 +46,10 @@ class Family:
     message: float = 4
     call: float = 8
     request: float = 3
-    toolset: float = 20
+    toolset: float = 90
     tool: float = 8
     schema: float = 1.0
+    seal: int = 250
     image: Callable[[int, int], float] = field(default=lambda width, height: _patches(width, height, 28, 1600))
     page: float = 1500
     audio: float = 32
@@ -85,17 +87,34 @@ def _gemini_tiles(width: int, height: int) -> float:
     return 258 * math.ceil(width / side) * math.ceil(height / side)
 
 
-_OPENAI = Family(scale=1.0, call=8, toolset=12, tool=6, schema=0.8, image=lambda w, h: _openai_tiles(w, h, 85, 170))
-_CLAUDE = Family(scale=1.15, toolset=340, tool=20, image=lambda w, h: _patches(w, h, 28, 1600), page=1600)
-_GEMINI = Family(scale=1.0, message=1, call=6, toolset=0, request=0, tool=6, image=_gemini_tiles, page=258)
+# Fixed costs are what recorded requests of a few words took.
+_OPENAI = Family(
+    scale=1.0,
+    toolset=12,
+    tool=6,
+    schema=0.8,
+    seal=950,
+    image=lambda width, height: _openai_tiles(width, height, 85, 170),
+)
+_GPT_4 = replace(_OPENAI, table=CL100K)
+_GPT_OSS = replace(_OPENAI, request=50)
+_CLAUDE_4 = Family(scale=1.2, toolset=340, tool=20, page=1600)
+_CLAUDE_4_5 = replace(_CLAUDE_4, toolset=470, tool=50)
+_CLAUDE = replace(_CLAUDE_4_5, scale=1.55, image=lambda width, height: _patches(width, height, 28, 4784))
+_GEMINI = Family(scale=1.08, message=1, call=6, request=0, toolset=0, tool=6, image=_gemini_tiles, page=258)
+_GROK = Family(request=100, toolset=120)
 
 _FAMILIES: tuple[tuple[re.Pattern[str], Family], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), family)
     for pattern, family in (
-        (r"claude", _CLAUDE),
-        (r"gpt-3|gpt-4(?![o.\d])", replace(_OPENAI, table=CL100K)),
-        (r"gpt|chatgpt|(?:^|/)o[134]\b", _OPENAI),
+        (r"claude-(?:[0-3]|instant|(?:opus|sonnet|haiku)-4(?:-[01]\b|[-@]20|$))", _CLAUDE_4),
+        (r"claude-(?:opus|sonnet|haiku)-4[-.][56]", _CLAUDE_4_5),
+        (r"claude", _CLAUDE),  # since 4.7 a tokenizer that makes about 30 % more of a text
+        (r"gpt-oss", _GPT_OSS),
+        (r"gpt-3|gpt-4(?![o.\d])", _GPT_4),
+        (r"gpt|codex|(?:^|/)o[134]\b", _OPENAI),
         (r"gemini", _GEMINI),
+        (r"grok", _GROK),
         (r"", Family()),
     )
 )

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Weight", "json_strings", "size_of", "weigh"]
 
-_OPAQUE = 0.19
-"""What a character of encrypted text costs: base64 of about four bytes for each token."""
+_SEALED = 1 / 6.5
+"""What a character of encrypted text costs, as recorded answers show that say how much they thought."""
 _UNKNOWN_LENGTH = {"audio": 60.0, "video": 60.0}  # seconds, of what is known by its URL alone
 _UNKNOWN_PAGES = 5
 _MOST_VALUES = 200_000  # of one JSON document
@@ -85,13 +85,15 @@ class _Scale:
 
     def put(self, block: Block) -> None:
         match block:
-            case TextBlock(text=text):
+            case TextBlock(text=text, extra=extra):
                 self.texts.append(text)
+                self._signed(extra)
             case ThinkingBlock(text=text, signature=signature):
                 self._thinking(text, signature or "")
-            case ToolUseBlock(name=name, input=arguments, invalid=invalid):
+            case ToolUseBlock(name=name, input=arguments, invalid=invalid, extra=extra):
                 self.texts += [name, json_strings(arguments) if invalid is None else invalid]
                 self.tokens += self._family.call
+                self._signed(extra)
             case ToolResultBlock(content=content):
                 self.tokens += self._family.call
                 for part in content:
@@ -108,11 +110,20 @@ class _Scale:
 
         What is shown may be a summary, so where the encrypted text is clearly longer, it counts.
         """
-        hidden = len(signature) * _OPAQUE
+        hidden = self._sealed(signature)
         if hidden > len(text) / 2:
             self.tokens += hidden
         else:
             self.texts.append(text)
+
+    def _signed(self, extra: Mapping[str, Any] | None) -> None:
+        """Counts the thinking that Gemini puts into other blocks."""
+        signature = (extra or {}).get("thoughtSignature")
+        if isinstance(signature, str):
+            self.tokens += self._sealed(signature)
+
+    def _sealed(self, text: str) -> float:
+        return max(0, len(text) - self._family.seal) * _SEALED
 
     def _media(self, block: MediaBlock) -> None:
         family, data = self._family, block.data
@@ -139,7 +150,7 @@ class _Scale:
             if name in _UNREAD:
                 continue
             if "encrypted" in name or "ignature" in name:
-                self.tokens += len(text) * _OPAQUE
+                self.tokens += self._sealed(text)
             elif len(text) > _LONGEST_WORD and " " not in text[:_LONGEST_WORD]:
                 self.tokens += self._family.image(*UNKNOWN_SIZE)  # an image or the like
             else:
