@@ -74,6 +74,7 @@ class Local:
         if file is None:
             raise _missing_weights()
         self._model = SMOLLM2 if self._small else file.stem
+        self._context_size = context_size
         self._launch = Launch(str(file), self._model, context_size)
         self._origin = origin("local", str(file), None)
         settings: dict[str, Any] = {"model": self._model, "temperature": temperature, "seed": seed}
@@ -90,6 +91,16 @@ class Local:
     def model(self) -> str:
         """The small model's name, or the file's without its ending."""
         return self._model
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest answer, in tokens; None for no limit but the context."""
+        return self._settings.get("max_tokens")
+
+    @property
+    def context_window(self) -> int:
+        """How much a conversation may hold, in tokens."""
+        return self._context_size
 
     async def __aenter__(self) -> Self:
         await acquire(self._launch)

@@ -11,7 +11,7 @@ import alloy
 from alloy import Compaction
 from alloy.errors import InvalidOptionError
 from alloy.loop.shortening import CLEARED, LEFT_OUT, MARK
-from alloy.messages import ImageBlock, TextBlock, ToolUseBlock
+from alloy.messages import ImageBlock, TextBlock, ThinkingBlock, ToolUseBlock
 from alloy.testing import Recorder, Reply, Scripted, calls
 from alloy.usage import Usage
 
@@ -352,6 +352,41 @@ async def test_a_server_that_leaves_out_the_beginning_is_noticed():
     assert event["reported_tokens"] == 2_048
     assert event["expected_tokens"] > 6_000
     assert model.summaries
+
+
+class Signed(Model):
+    """One whose thinking is signed for the messages before it."""
+
+    binds_thinking = True
+
+
+@pytest.mark.parametrize("fallbacks", [(), (Scripted([]),)], ids=["alone", "with a fallback"])
+async def test_thinking_that_was_signed_for_the_longer_history_goes(fallbacks):
+    history = [
+        dataclasses.replace(message, content=(ThinkingBlock("Hm.", "signed"), *message.content))
+        if message.role == "assistant"
+        else message
+        for message in talk(9)
+    ]
+
+    signed, free = Signed(), Model()
+    await alloy.run("Go.", provider=signed, messages=history, max_tokens=6_500, fallback_providers=fallbacks)
+    await alloy.run("Go.", provider=free, messages=history, max_tokens=6_500, fallback_providers=fallbacks)
+
+    def thinks(model):
+        return [any(isinstance(b, ThinkingBlock) for b in m.content) for m in model.others[0].messages]
+
+    assert not any(thinks(signed))
+    assert any(thinks(free))
+
+
+async def test_a_window_that_the_provider_knows_itself_is_asked_of_nobody_else():
+    class Small(Model):
+        context_window = 6_500
+
+    model = Small()
+    await alloy.run("Go.", provider=model, messages=talk(9), model_metadata_overrides={"script": 1_000_000})
+    assert len(model.summaries) == 1
 
 
 @pytest.mark.parametrize(
