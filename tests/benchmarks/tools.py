@@ -262,11 +262,16 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=int, default=10, help="what one command prints; 0 to leave it out")
     parser.add_argument("--commands", type=int, default=1000, help="how many are cancelled")
-    parser.add_argument("--calls", type=int, default=500, help="how many tool calls an answer has")
+    parser.add_argument(
+        "--calls",
+        type=int,
+        default=300,
+        help="how many tool calls an answer has; the results of many are shortened, which costs as well",
+    )
     options = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         file = Path(folder).resolve() / "file.txt"
-        file.write_text("".join(f"line {number} of a hundred\n" for number in range(100)), encoding="utf-8")
+        file.write_text("".join(f"line {number} of twenty\n" for number in range(20)), encoding="utf-8")
         asyncio.run(print_all(options, file))
 
 
