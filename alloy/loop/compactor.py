@@ -15,6 +15,7 @@ from alloy.loop.shortening import clear_results, forget_thinking, join, note, re
 from alloy.loop.summary import INSTRUCTIONS, chunks, summary_request, words_of
 from alloy.models.text import estimated_tokens
 from alloy.models.tokens import TokenCounter
+from alloy.models.weight import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,10 +31,14 @@ __all__ = ["Compactor", "compactor_for", "details_of"]
 
 QUIET = 6_000
 """How many tokens are taken to fit into every window, so that nobody is asked how large it is."""
+LOOK = 20_000  # characters after which it's counted again
+OF_MEDIA = 3_000  # what a picture or a document is taken for until it's counted
 LEAST_PIECE = 500  # tokens
 LEAST_CUT = 1_000  # tokens; servers that leave something out keep more
 CUT = 0.7
 """A request of which a server has read less than this share was cut by it."""
+
+_MEDIA = frozenset({"image", "document", "audio", "video", "raw", "server_tool_result"})
 
 _log = logging.getLogger("alloy")
 
@@ -99,6 +104,9 @@ class Compactor(Middleware):
         self._writer = writer
         self._overhead = self.counter.overhead(system, specs)
         self._window = max_tokens or getattr(provider, "context_window", None)
+        self._looked = 0  # messages of the history that were looked at
+        self._unsure = self._overhead  # more tokens than it has, as long as nothing was counted
+        self._since = 0  # characters since something was counted
         self._sent = 0
         self._reported = 0
 
@@ -106,13 +114,28 @@ class Compactor(Middleware):
 
     async def compact(self, messages: Sequence[Message], run: RunContext) -> Sequence[Message] | None:
         """Makes a history shorter that is too long."""
+        if not self._worth_counting(messages):
+            return None
         tokens = self._sent = self.counter.history(messages, self._overhead)
+        self._unsure, self._since = tokens, 0
         if self._window is None and tokens <= QUIET:
             return None
         window = await self._known_window(run)
         if tokens <= window - self._settings.reserve(window):
             return None
         return await self._shortened(messages, tokens, window, run)
+
+    def _worth_counting(self, messages: Sequence[Message]) -> bool:
+        """Whether there may be too many tokens, or it's time to see: a character is hardly ever more than one."""
+        self._sent = 0
+        if len(messages) < self._looked:
+            self._looked, self._unsure = 0, self._overhead
+        size = sum(map(_size, messages[self._looked :]))
+        self._looked = len(messages)
+        self._unsure += size
+        self._since += size
+        limit = QUIET if self._window is None else self._window - self._settings.reserve(self._window)
+        return self._unsure > limit or self._since > LOOK
 
     async def on_context_overflow(
         self, error: ProviderError, messages: Sequence[Message], run: RunContext
@@ -136,7 +159,7 @@ class Compactor(Middleware):
             self._window = min(self._window or reported, reported + completion.usage.output_tokens)
             run.emit("context_truncated", reported_tokens=reported, expected_tokens=expected)
             _log.warning("%s read %d tokens of a request of about %d", self._provider.name, reported, expected)
-        else:
+        elif self._sent:
             self.counter.learn(self._sent, reported)
         self._reported = reported
 
@@ -161,7 +184,7 @@ class Compactor(Middleware):
         Raises:
             ProviderError: there is none (kind ``context_overflow``).
         """
-        settings, self.methods, self._reported = self._settings, [], 0
+        settings, self.methods, self._reported, self._looked = self._settings, [], 0, 0
         await self.counter.load()
         await self.counter.messages(messages)
         off = max(1.0, tokens / (self._count(messages) + self._overhead))  # the sum of estimates may be too small
@@ -268,6 +291,11 @@ class Compactor(Middleware):
 
     def _overflow(self, message: str) -> ProviderError:
         return ProviderError(message, kind="context_overflow", provider=self._provider.name, model=self._provider.model)
+
+
+def _size(message: Message) -> int:
+    """How much a message has, in characters."""
+    return size_of(message, LOOK) + sum(OF_MEDIA for block in message.content if block.type in _MEDIA) + 20
 
 
 def _same(after: Sequence[Message], before: Sequence[Message]) -> bool:

@@ -51,7 +51,9 @@ class Model(Scripted):
             characters = sum(len(str(block)) for message in request.messages for block in message.content)
             if window is not None and characters > window * 5:
                 return alloy.ProviderError("prompt is too long", kind="context_overflow", status=400)
-            return self._answers.pop(0) if self._answers else Reply(text="Fine.", usage=Usage(requests=1))
+            given = self._answers.pop(0) if self._answers else Reply(text="Fine.")
+            told = not isinstance(given, Reply) or given.usage.input_tokens > 10
+            return given if told else dataclasses.replace(given, usage=Usage(requests=1))
 
         super().__init__([answer] * 200)
 
