@@ -265,6 +265,7 @@ class ProviderError(AlloyError):
         model: which model.
         request_id: the provider's id of the request, for its support.
         usage: what the request took, where it was paid for all the same, as for an answer that was blocked.
+        governed: whether whoever asks again is made to wait until the provider takes requests, without waiting for it himself.
     """
 
     def __init__(  # noqa: PLR0913  facts about one error, by name
@@ -291,6 +292,7 @@ class ProviderError(AlloyError):
         self.model = model
         self.request_id = request_id
         self.usage = usage
+        self.governed = False
         super().__init__(message)
 
     @property

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from alloy.providers.base import (
         Completion,
         Delta,
+        Priority,
         Provider,
         ProviderItem,
+        RateLimitWait,
         Request,
         Retry,
         TextDelta,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from alloy.providers.chat import ChatCompletions
     from alloy.providers.compat import Compat
     from alloy.providers.gemini import Gemini
+    from alloy.providers.governor import RateLimits
     from alloy.providers.local import Local
     from alloy.providers.openai import OpenAI
     from alloy.providers.retry import Fallback, Retrying
@@ -41,8 +44,11 @@ __all__ = [
     "Gemini",
     "Local",
     "OpenAI",
+    "Priority",
     "Provider",
     "ProviderItem",
+    "RateLimitWait",
+    "RateLimits",
     "Request",
     "Retry",
     "Retrying",
@@ -63,6 +69,7 @@ _ELSEWHERE = {
     "Scripted": "scripted",
     "Fallback": "retry",
     "Retrying": "retry",
+    "RateLimits": "governor",
     "OpenAI": "openai",
     "XAI": "xai",
 }

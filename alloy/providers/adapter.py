@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypedDict, Unpack
 
 from alloy.errors import InvalidOptionError, ProviderError, UnknownOptionError
 from alloy.providers.base import Completion
+from alloy.providers.batches import Batches, in_batches
+from alloy.providers.counting import asked, cannot_count
+from alloy.providers.decoder import NOBODY
+from alloy.providers.governor import Account
 from alloy.providers.http import Endpoint, Secret, origin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     import httpx
 
     from alloy.providers.base import ProviderItem, Request
+    from alloy.providers.counting import CountEndpoint
     from alloy.providers.decoder import Decoder
+    from alloy.providers.governor import RateLimits, Ticket
 
 __all__ = ["Adapter", "CommonSettings"]
 
 LONGEST_WHOLE = 16_384
 """The longest answer that is fetched whole, in tokens; longer ones take minutes, in which a silent connection may be cut."""
+
+SHORT_WAIT = 0.25
+"""How long a request may wait for its turn without a word, in seconds."""
 
 _LISTS = ("betas", "include", "stop")
 
@@ -54,6 +64,7 @@ class CommonSettings(TypedDict, total=False):
 class _Options(TypedDict):
     timeout: float
     client: httpx.AsyncClient | None
+    rate_limits: RateLimits | None
 
 
 class _Encoder(Protocol):
@@ -85,12 +96,18 @@ class Adapter(ABC):
     """The settings, a `TypedDict`."""
     CHOICES: ClassVar[tuple[str, ...]] = ("auto", "none", "required")
     """The words that `tool_choice` may be."""
+    binds_thinking: ClassVar[bool] = False
+    """Whether signed thinking is only valid behind the messages that it came after."""
+    COUNTS_CACHED: ClassVar[bool] = True
+    """Whether prompt tokens that were read from a cache count against a rate limit."""
 
     origin: str
     _name: str
     _endpoint: Endpoint
     _encoder: _Encoder
     _limit: Any
+    _account: Account | None = None
+    _limits_per_model = True
 
     def __init__(self, model: str, settings: Mapping[str, Any]) -> None:
         if not model.strip():
@@ -115,9 +132,26 @@ class Adapter(ABC):
         headers: Mapping[str, str | Secret],
         **options: Unpack[_Options],
     ) -> None:
-        """Says whom to ask: where, by which account, with which headers, and the rest that `Endpoint` takes."""
-        self._endpoint = Endpoint(url, provider=self.name, model=self._model, headers=headers, **options)
+        """Says whom to ask: where, by which account, with which headers, and by which rate limits."""
+        limits = options["rate_limits"]
+        self._endpoint = Endpoint(
+            url,
+            provider=self.name,
+            model=self._model,
+            headers=headers,
+            timeout=options["timeout"],
+            client=options["client"],
+        )
         self.origin = origin(protocol, self._endpoint.base_url, key)
+        shared = origin("rate limits", self._endpoint.base_url, key)  # an account's, whichever of its APIs is asked
+        if limits is not None:
+            self._account = Account(
+                f"{shared} {self._model}" if self._limits_per_model else shared,
+                limits,
+                provider=self.name,
+                model=self._model,
+                counts_cached=self.COUNTS_CACHED,
+            )
 
     @property
     def name(self) -> str:
@@ -162,11 +196,30 @@ class Adapter(ABC):
     def _path(self, *, stream: bool) -> str:
         """What stands behind the base URL."""
 
+    def _count_at(self) -> CountEndpoint | None:
+        """Where the vendor counts tokens; None where it doesn't."""
+        return None
+
+    async def count_tokens(self, request: Request) -> int:
+        """Asks the vendor how many tokens a request has; see `alloy.providers.base.CountsTokens`.
+
+        Nothing is asked of a model. Vendors have rate limits of their own for it.
+
+        Raises:
+            ProviderError: the vendor has no endpoint for that (kind ``invalid_request``), can't be reached, or refuses.
+            ToolDefinitionError: as `encode`.
+        """
+        where = self._count_at()
+        if where is None:
+            raise cannot_count(self.name, self._model)
+        return await asked(self._endpoint, where, self.encode(dataclasses.replace(request, stream=False)))
+
     @asynccontextmanager
     async def stream(self, request: Request) -> AsyncGenerator[AsyncIterator[ProviderItem]]:
         """Asks the model; see `alloy.providers.base.Provider`.
 
-        Where nobody watches, an answer that may get long is streamed all the same, without showing its deltas.
+        Where nobody watches, an answer that may get long is streamed all the same, without showing its deltas. Where a rate limit
+        is known, the request is sent when that allows it.
 
         Raises:
             ProviderError: on entering, if the request can't be sent so or is refused, or while iterating.
@@ -177,15 +230,37 @@ class Adapter(ABC):
             request = dataclasses.replace(request, stream=True)
         body, decoder = self.encode(request), self.decoder(request)
         path = self._path(stream=request.stream)
-        async with self._endpoint.ask(path, body, decoder, stream=request.stream) as items:
-            if watched:
-                yield items
-            else:
-                async with aclosing(_completions(items)) as unwatched:
-                    yield unwatched
+        with self._account.enter(request, len(body)) if self._account else nullcontext() as ticket:
+            asked = self._endpoint.ask(path, body, decoder, stream=request.stream, listener=ticket or NOBODY)
+            async with _in_turn(ticket, asked) if ticket and ticket.waiting else asked as items:
+                if watched:
+                    yield items
+                else:
+                    async with aclosing(_completions(items)) as unwatched:
+                        yield unwatched
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model!r}, base_url={self._endpoint.base_url!r})"
+
+
+@asynccontextmanager
+async def _in_turn(
+    ticket: Ticket, asked: AbstractAsyncContextManager[AsyncIterator[ProviderItem]]
+) -> AsyncGenerator[AsyncIterator[ProviderItem]]:
+    async with aclosing(_batches_in_turn(ticket, asked)) as batches:
+        yield Batches(batches)
+
+
+async def _batches_in_turn(
+    ticket: Ticket, asked: AbstractAsyncContextManager[AsyncIterator[ProviderItem]]
+) -> AsyncGenerator[Sequence[ProviderItem]]:
+    """The answer, once the request may be sent; a wait that lasts is told of first."""
+    if wait := await ticket.wait(SHORT_WAIT):
+        yield (wait,)
+        await ticket.wait()
+    async with asked as items:
+        async for batch in in_batches(items):
+            yield batch
 
 
 async def _completions(items: AsyncIterator[ProviderItem]) -> AsyncGenerator[ProviderItem]:

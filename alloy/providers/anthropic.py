@@ -11,6 +11,8 @@ from alloy.errors import InvalidOptionError, MissingKeyError
 from alloy.providers.adapter import Adapter, CommonSettings
 from alloy.providers.anthropic_decode import AnthropicDecoder
 from alloy.providers.anthropic_encode import Encoder
+from alloy.providers.counting import CountEndpoint, only
+from alloy.providers.governor import LEARNED
 from alloy.providers.http import READ_TIMEOUT, Secret
 from alloy.providers.options import named_tool
 from alloy.providers.strict_schema import ANTHROPIC, strict_schema
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
     from alloy.providers.base import Request
+    from alloy.providers.governor import RateLimits
 
 __all__ = ["Anthropic", "AnthropicSettings"]
 
@@ -37,6 +40,24 @@ _LIMITS = (
     (r"claude", 64_000),
 )
 _LIMIT_OF_OTHERS = 8192
+
+_COUNT = CountEndpoint(
+    "/v1/messages/count_tokens",
+    "input_tokens",
+    only(
+        "model",
+        "messages",
+        "system",
+        "tools",
+        "tool_choice",
+        "thinking",
+        "output_config",
+        "cache_control",
+        "mcp_servers",
+        "context_management",
+    ),
+)
+"""Anthropic's API reference, "Count tokens in a Message"."""
 
 
 class AnthropicSettings(CommonSettings, total=False):
@@ -78,6 +99,7 @@ class Anthropic(Adapter):
         base_url: where the API is, for other hosts that speak it; by default ``ANTHROPIC_BASE_URL`` or Anthropic's own.
         timeout: how long the server may be silent, in seconds.
         client: an HTTP client to use instead of the shared one; it is never closed.
+        rate_limits: what you know of the account's limits, besides what the server tells; None for never waiting for them.
         settings: see `AnthropicSettings`.
 
     Raises:
@@ -87,7 +109,9 @@ class Anthropic(Adapter):
     """
 
     SETTINGS: ClassVar[type] = AnthropicSettings
+    binds_thinking: ClassVar[bool] = True
     CHOICES: ClassVar[tuple[str, ...]] = (*Adapter.CHOICES, "any")
+    COUNTS_CACHED: ClassVar[bool] = False
     _name = "anthropic"
 
     def __init__(
@@ -98,6 +122,7 @@ class Anthropic(Adapter):
         *,
         timeout: float = READ_TIMEOUT,
         client: httpx.AsyncClient | None = None,
+        rate_limits: RateLimits | None = LEARNED,
         **settings: Unpack[AnthropicSettings],
     ) -> None:
         super().__init__(model, settings)
@@ -106,7 +131,9 @@ class Anthropic(Adapter):
         url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
         key = _key(api_key, url)
         url = url.rstrip("/").removesuffix("/v1")
-        self._reach("anthropic", url, key, _headers(key, settings), timeout=timeout, client=client)
+        self._reach(
+            "anthropic", url, key, _headers(key, settings), timeout=timeout, client=client, rate_limits=rate_limits
+        )
         fields = _fields(model, settings)
         self._limit = fields["max_tokens"]
         self._encoder = Encoder(
@@ -123,6 +150,9 @@ class Anthropic(Adapter):
 
     def _path(self, *, stream: bool) -> str:  # noqa: ARG002  one for both
         return "/v1/messages"
+
+    def _count_at(self) -> CountEndpoint:
+        return _COUNT
 
 
 def _key(api_key: str | None, url: str) -> Secret | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from alloy.usage import Usage
 
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Completion",
     "Delta",
+    "Priority",
     "Provider",
     "ProviderItem",
+    "RateLimitWait",
     "Request",
     "Retry",
     "TextDelta",
@@ -28,6 +30,10 @@ __all__ = [
     "ToolSpec",
     "held",
 ]
+
+
+Priority: TypeAlias = Literal["interactive", "batch"]
+"""Who goes first where a rate limit makes requests wait: somebody waits for the answer, or nobody does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +64,18 @@ class Request:
         system: the system prompt, if any.
         tools: the tools that the model may call.
         stream: whether somebody watches the deltas; if not, a provider may fetch the answer whole.
+        caller: who asks: an agent, or a request of a user's; callers that share a rate limit take turns.
+        priority: what goes first where a rate limit makes requests wait.
+        estimated_tokens: how many tokens the prompt and its answer will take; by default learned from the caller's earlier ones.
     """
 
     messages: Sequence[Message]
     system: str | None = None
     tools: tuple[ToolSpec, ...] = ()
     stream: bool = True
+    caller: str = ""
+    priority: Priority = "interactive"
+    estimated_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,23 @@ class Retry:
     next: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitWait:
+    """Says that a request isn't sent yet, since a rate limit that it shares with others wouldn't allow it.
+
+    Attributes:
+        reason: what it waits for: the time that the server asked everybody to wait, requests, tokens, or that others end.
+        delay: how long that will likely take, in seconds; None where it depends on how long others take.
+        ahead: how many requests will likely go before it.
+        waits_for: who is to be asked, as ``name:model``.
+    """
+
+    reason: Literal["retry_after", "requests", "tokens", "concurrency"]
+    delay: float | None
+    ahead: int
+    waits_for: str
+
+
 Delta: TypeAlias = TextDelta | ThinkingDelta | ToolCallDelta
 """A piece of an answer."""
 
@@ -137,8 +166,8 @@ class Completion:
     detail: str | None = None
 
 
-ProviderItem: TypeAlias = Retry | Delta | Completion
-"""What a provider's stream gives: deltas, then one completion; before them, attempts that came to nothing."""
+ProviderItem: TypeAlias = Retry | RateLimitWait | Delta | Completion
+"""What a provider's stream gives: deltas, then one completion; before them, attempts that came to nothing and waits."""
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from alloy.providers.adapter import Adapter, CommonSettings
 from alloy.providers.chat_decode import ChatDecoder
 from alloy.providers.chat_encode import Encoder
 from alloy.providers.compat import HOSTS, Compat, compat_for, key_for
+from alloy.providers.governor import LEARNED
 from alloy.providers.http import READ_TIMEOUT, Secret
 from alloy.providers.options import named_tool
 from alloy.providers.strict_schema import answer_format
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import httpx
 
     from alloy.providers.base import Request
+    from alloy.providers.governor import RateLimits
 
 __all__ = ["ChatCompletions", "ChatSettings"]
 
@@ -57,6 +59,7 @@ class ChatCompletions(Adapter):
         compat: the host's ways, or their name; by default told from the base URL.
         timeout: how long the server may be silent, in seconds.
         client: an HTTP client to use instead of the shared one; it is never closed.
+        rate_limits: what you know of the account's limits, besides what the server tells; None for never waiting for them.
         settings: see `ChatSettings`.
 
     Raises:
@@ -76,18 +79,20 @@ class ChatCompletions(Adapter):
         compat: Compat | str | None = None,
         timeout: float = READ_TIMEOUT,
         client: httpx.AsyncClient | None = None,
+        rate_limits: RateLimits | None = LEARNED,
         **settings: Unpack[ChatSettings],
     ) -> None:
         super().__init__(model, settings)
         self._compat = _compat(compat, base_url)
         self._name = self._compat.name
+        self._limits_per_model = self._compat.limits_per_model
         url = base_url or os.environ.get(self._compat.url_variable or "") or self._compat.base_url
         if not url:
             raise InvalidOptionError("base_url", f"your endpoint's address, or else {self._compat.url_variable}", url)
         key = key_for(self._compat, api_key)
         headers: dict[str, str | Secret] = {self._compat.key_header: key} if key else {}
         headers |= settings.get("extra_headers", {})
-        self._reach("chat_completions", url, key, headers, timeout=timeout, client=client)
+        self._reach("chat_completions", url, key, headers, timeout=timeout, client=client, rate_limits=rate_limits)
         fields = _fields(self._compat, model, settings)
         self._limit = 0 if "audio" in fields else fields.get(self._compat.max_tokens)  # streams hold raw sound only
         self._audio_type = f"audio/{(fields.get('audio') or {}).get('format', 'wav')}"

@@ -42,6 +42,7 @@ class Compat:
         video: whether it takes ``video_url``.
         response_schema: whether it takes a JSON schema for the answer.
         references: whether it takes schemas of tools with references; if not, they are put in place.
+        limits_per_model: whether each model has rate limits of its own; if not, all of an account's share them.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Compat:
     video: bool = False
     response_schema: bool = True
     references: bool = True
+    limits_per_model: bool = True
 
 
 UNKNOWN_HOST = Compat(name="chat_completions", key_required=False, video=True)
@@ -113,6 +115,7 @@ _HOSTS = (
         key_variables=("MOONSHOT_API_KEY", "KIMI_API_KEY"),
         reasoning_required=True,
         video=True,
+        limits_per_model=False,  # https://platform.kimi.ai/docs/introduction
     ),
     Compat(
         name="zai",

@@ -10,14 +10,16 @@ from alloy.messages import TextBlock, ThinkingBlock, ToolUseBlock
 from alloy.providers.base import TextDelta, ThinkingDelta, ToolCallDelta
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from alloy.errors import ProviderError
     from alloy.messages import Message
     from alloy.providers.base import Completion, Delta, ProviderItem
     from alloy.providers.limits import Tally
     from alloy.providers.sse import ServerEvent
+    from alloy.usage import Usage
 
-__all__ = ["Decoder", "decode", "deltas_of"]
+__all__ = ["NOBODY", "Decoder", "Listener", "decode", "deltas_of"]
 
 
 class Decoder(Protocol):
@@ -51,6 +53,39 @@ class Decoder(Protocol):
             ProviderError: it is an error, or no answer.
         """
         ...
+
+
+class Listener(Protocol):
+    """Who wants to know what an answer says besides its words."""
+
+    def replied(self, status: int, headers: Mapping[str, str]) -> None:
+        """Takes the response's status, and its headers by names in lower case."""
+        ...
+
+    def failed(self, error: ProviderError) -> None:
+        """Takes the error that the server answered with, at once or later on."""
+        ...
+
+    def completed(self, usage: Usage) -> None:
+        """Takes what the whole answer took."""
+        ...
+
+
+class _Nobody:
+    """Who doesn't."""
+
+    def replied(self, status: int, headers: Mapping[str, str]) -> None:
+        pass
+
+    def failed(self, error: ProviderError) -> None:
+        pass
+
+    def completed(self, usage: Usage) -> None:
+        pass
+
+
+NOBODY = _Nobody()
+"""A listener that nobody is."""
 
 
 def decode(decoder: Decoder, events: Iterable[ServerEvent], tally: Tally, items: list[ProviderItem]) -> None:

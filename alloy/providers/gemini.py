@@ -6,11 +6,15 @@ import os
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from urllib.parse import quote, urlsplit
 
+from pydantic_core import to_json
+
 from alloy.errors import InvalidOptionError, MissingKeyError
 from alloy.providers.adapter import Adapter, CommonSettings
+from alloy.providers.counting import CountEndpoint, only
 from alloy.providers.gemini_decode import GeminiDecoder
 from alloy.providers.gemini_encode import Encoder, is_old, over
 from alloy.providers.gemini_schema import gemini_schema
+from alloy.providers.governor import LEARNED
 from alloy.providers.http import READ_TIMEOUT, Secret
 from alloy.providers.options import named_tool
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     import httpx
 
     from alloy.providers.base import Request
+    from alloy.providers.governor import RateLimits
 
 __all__ = ["Gemini", "GeminiSettings"]
 
@@ -37,6 +42,9 @@ _GENERATION = {
     "stop": "stopSequences",
     "seed": "seed",
 }
+
+_vertex_count = only("contents", "systemInstruction", "tools", "generationConfig")
+"""Vertex AI's reference, "projects.locations.publishers.models.countTokens"."""
 
 
 class GeminiSettings(CommonSettings, total=False):
@@ -79,6 +87,7 @@ class Gemini(Adapter):
             with ``/publishers/google``, and `extra_headers` hold the ``Authorization``.
         timeout: how long the server may be silent, in seconds.
         client: an HTTP client to use instead of the shared one; it is never closed.
+        rate_limits: what you know of the account's limits, besides what the server tells; None for never waiting for them.
         settings: see `GeminiSettings`.
 
     Raises:
@@ -99,6 +108,7 @@ class Gemini(Adapter):
         *,
         timeout: float = READ_TIMEOUT,
         client: httpx.AsyncClient | None = None,
+        rate_limits: RateLimits | None = LEARNED,
         **settings: Unpack[GeminiSettings],
     ) -> None:
         super().__init__(model, settings)
@@ -106,18 +116,30 @@ class Gemini(Adapter):
         extra_headers = settings.get("extra_headers", {})
         key = _key(api_key, url, extra_headers)
         headers: dict[str, str | Secret] = {"x-goog-api-key": key} if key else {}
-        self._reach("gemini", url, key, headers | dict(extra_headers), timeout=timeout, client=client)
+        self._reach(
+            "gemini", url, key, headers | dict(extra_headers), timeout=timeout, client=client, rate_limits=rate_limits
+        )
         fields = _fields(model, settings)
         generation = over(fields, settings.get("extra_body", {})).get("generationConfig", {})
         self._limit = generation.get("maxOutputTokens")
+        self._vertex = "aiplatform" in url
         self._encoder = Encoder(
             origin=self.origin,
             model=model,
             settings=fields,
             server_tools=settings.get("server_tools", ()),
             extra=settings.get("extra_body"),
-            combine="aiplatform" not in url,  # Vertex AI doesn't know the field
+            combine=not self._vertex,  # Vertex AI doesn't know the field
         )
+
+    def _count_at(self) -> CountEndpoint:
+        path = self._path(stream=False).replace(":generateContent", ":countTokens")
+        return CountEndpoint(path, "totalTokens", _vertex_count if self._vertex else self._count)
+
+    def _count(self, body: bytes) -> bytes:
+        """The whole request inside of another (Google's API reference, "models.countTokens")."""
+        name = to_json(f"models/{self._model.removeprefix('models/')}")
+        return b'{"generateContentRequest":{"model":' + name + b"," + body[1:] + b"}"
 
     def decoder(self, request: Request) -> GeminiDecoder:
         """What decodes the answer to `request`."""

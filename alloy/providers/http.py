@@ -8,18 +8,17 @@ import threading
 import time
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, cast
-from urllib.parse import urlsplit
 
 import anyio
 from anyio.lowlevel import RunVar
 from pydantic_core import from_json
 
 from alloy._tasks import last_words, run_in_thread
-from alloy.errors import InvalidOptionError, ProviderError
+from alloy.errors import ProviderError
 from alloy.providers.batches import Batches
-from alloy.providers.decoder import decode, deltas_of
+from alloy.providers.decoder import NOBODY, decode, deltas_of
 from alloy.providers.errors import LONGEST_MESSAGE, LONGEST_NAME, error_from_response
-from alloy.providers.keys import Secret, cleaned, origin, scrub
+from alloy.providers.keys import Secret, checked_url, cleaned, origin, scrub, shown_url
 from alloy.providers.limits import LIMITS, Inflater, Intake, Tally
 from alloy.providers.sse import EventParser
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     import httpx
 
     from alloy.providers.base import ProviderItem
-    from alloy.providers.decoder import Decoder
+    from alloy.providers.decoder import Decoder, Listener
 
 __all__ = ["Endpoint", "Reply", "Secret", "lease_client", "origin", "scrub"]
 
@@ -273,7 +272,7 @@ class Endpoint:
         timeout: float = READ_TIMEOUT,
         client: httpx.AsyncClient | None = None,
     ) -> None:
-        self.base_url = _checked(base_url)
+        self.base_url = checked_url(base_url)
         self.provider = provider
         self.model = model
         self._headers = {
@@ -294,7 +293,7 @@ class Endpoint:
 
     @asynccontextmanager
     async def ask(
-        self, path: str, body: bytes, decoder: Decoder, *, stream: bool
+        self, path: str, body: bytes, decoder: Decoder, *, stream: bool, listener: Listener = NOBODY
     ) -> AsyncGenerator[AsyncIterator[ProviderItem]]:
         """Sends a request and has the answer decoded.
 
@@ -303,6 +302,7 @@ class Endpoint:
             body: the request, as JSON.
             decoder: makes the answer's items.
             stream: whether the request asks for a stream; whichever way the server answers is understood.
+            listener: is told what the answer says of limits and usage.
 
         Returns:
             A context manager with the answer's items; leaving it ends the request.
@@ -311,12 +311,14 @@ class Endpoint:
             ProviderError: on entering or while iterating.
         """
         async with (
-            self.post(path, body, stream=stream) as reply,
-            aclosing(self._batches(reply, decoder, stream=stream)) as batches,
+            self.post(path, body, stream=stream, listener=listener) as reply,
+            aclosing(self._batches(reply, decoder, stream=stream, listener=listener)) as batches,
         ):
             yield Batches(batches)
 
-    async def _batches(self, reply: Reply, decoder: Decoder, *, stream: bool) -> AsyncGenerator[Sequence[ProviderItem]]:
+    async def _batches(
+        self, reply: Reply, decoder: Decoder, *, stream: bool, listener: Listener
+    ) -> AsyncGenerator[Sequence[ProviderItem]]:
         """The answer's items, as many at a time as came together; those before an error come before it."""
         tally = Tally(LIMITS)
         batch: list[ProviderItem] = []
@@ -339,8 +341,10 @@ class Endpoint:
                 completion = decoder.whole(_document(await reply.read()))
                 tally.take(completion)
                 batch += deltas_of(completion.message) if stream else ()
+            listener.completed(completion.usage)
             yield [*batch, completion]
         except ProviderError as error:
+            listener.failed(error)
             if batch:
                 yield batch
             raise self._signed(error, reply) from None
@@ -351,13 +355,14 @@ class Endpoint:
             raise self._signed(ProviderError(message, kind="server_error"), reply) from error
 
     @asynccontextmanager
-    async def post(self, path: str, body: bytes, *, stream: bool) -> AsyncGenerator[Reply]:
+    async def post(self, path: str, body: bytes, *, stream: bool, listener: Listener = NOBODY) -> AsyncGenerator[Reply]:
         """Sends a request.
 
         Args:
             path: what to put behind the base URL.
             body: the request, as JSON.
             stream: whether to ask for server-sent events.
+            listener: is told what the response says of limits.
 
         Returns:
             A context manager with the reply; leaving it ends the request.
@@ -368,8 +373,9 @@ class Endpoint:
         async with self._leased() as client:
             reply = Reply(await self._send(client, path, body, stream=stream))
             try:
+                listener.replied(reply.status, reply.headers)
                 if not 200 <= reply.status < 300:
-                    raise await self._refusal(reply)
+                    raise await self._refusal(reply, listener)
                 yield reply
             finally:
                 await last_words(reply.aclose, within=_LAST_WORDS)
@@ -407,13 +413,14 @@ class Endpoint:
             raise self._signed(_broken(error), None) from None
         raise self._signed(ProviderError(f"no answer began within {within:g} seconds", kind="timeout"), None)
 
-    async def _refusal(self, reply: Reply) -> ProviderError:
+    async def _refusal(self, reply: Reply, listener: Listener) -> ProviderError:
         location = reply.headers.get("location")
         if location is not None and 300 <= reply.status < 400:
-            message = f"the server redirects to {_shown_url(location)}; a key follows no redirect, so make that the base_url if you trust it"
+            message = f"the server redirects to {shown_url(location)}; a key follows no redirect, so make that the base_url if you trust it"
             return self._signed(ProviderError(message, kind="invalid_request", status=reply.status), reply)
-        body = await reply.beginning()
-        return self._signed(error_from_response(reply.status, reply.headers, body), reply)
+        error = error_from_response(reply.status, reply.headers, await reply.beginning())
+        listener.failed(error)
+        return self._signed(error, reply)
 
     def _signed(self, error: ProviderError, reply: Reply | None) -> ProviderError:
         """The error with the names of those concerned, without keys, and without what would steer a terminal."""
@@ -428,24 +435,6 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r})"
-
-
-def _checked(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidOptionError("base_url", "an address such as 'https://host/v1'", base_url)
-    if parts.username or parts.password:
-        raise InvalidOptionError("base_url", "an address without a user and password; pass api_key=...", object())
-    return base_url.rstrip("/")
-
-
-def _shown_url(url: str) -> str:
-    """An address without its query, which may hold anything."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "somewhere"
-    return f"{parts.scheme}://{parts.netloc}{parts.path}" if parts.netloc else parts.path
 
 
 def _is_stream(reply: Reply, *, stream: bool) -> bool:
@@ -488,7 +477,10 @@ def _broken(error: httpx.RequestError | OSError) -> ProviderError:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     match error:
         case httpx.ConnectTimeout():
-            return ProviderError(f"no connection within {CONNECT_TIMEOUT:g} seconds ({what})", kind="timeout")
+            said = f"no connection within {CONNECT_TIMEOUT:g} seconds ({what})"
+            return ProviderError(said, kind="timeout", usage=Usage())
+        case httpx.ConnectError():
+            return ProviderError(f"the connection failed ({what})", kind="network", usage=Usage())
         case httpx.TimeoutException():
             return ProviderError(f"the server was silent for too long ({what})", kind="timeout")
         case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():

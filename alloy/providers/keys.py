@@ -1,4 +1,4 @@
-"""API keys, and texts without them; no I/O."""
+"""API keys, and texts and addresses without them; no I/O."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import hashlib
 import json
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from alloy._secrets import SHORTEST, Secret
+from alloy.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Secret", "cleaned", "origin", "scrub"]
+__all__ = ["Secret", "checked_url", "cleaned", "origin", "scrub", "shown_url"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -62,6 +63,29 @@ def _without_start(text: str, form: str) -> str:
         if said.endswith(form[:length]):
             return f"{said[:-length]}[key]{text[len(said) :]}"
     return text
+
+
+def checked_url(base_url: str) -> str:
+    """An address of an API, without a slash at its end.
+
+    Raises:
+        InvalidOptionError: it is none, or holds a password.
+    """
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidOptionError("base_url", "an address such as 'https://host/v1'", base_url)
+    if parts.username or parts.password:
+        raise InvalidOptionError("base_url", "an address without a user and password; pass api_key=...", object())
+    return base_url.rstrip("/")
+
+
+def shown_url(url: str) -> str:
+    """An address without its query, which may hold anything."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "somewhere"
+    return f"{parts.scheme}://{parts.netloc}{parts.path}" if parts.netloc else parts.path
 
 
 def origin(adapter: str, base_url: str, key: Secret | None) -> str:

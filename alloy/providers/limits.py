@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from alloy.errors import ProviderError
-from alloy.providers.base import Completion, Retry, TextDelta, ThinkingDelta, ToolCallDelta
+from alloy.providers.base import Completion, RateLimitWait, Retry, TextDelta, ThinkingDelta, ToolCallDelta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,7 +177,7 @@ class Tally:
                     raise ProviderError("the answer's usage makes no sense", kind="server_error")
                 for index, call in enumerate(message.tool_uses):
                     self._call(index, call.id, call.name)
-            case Retry():
+            case Retry() | RateLimitWait():
                 pass
             case _:
                 assert_never(item)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 from alloy.errors import InvalidOptionError
 from alloy.providers.adapter import Adapter, CommonSettings
 from alloy.providers.compat import HOSTS, UNKNOWN_HOST, compat_for, key_for
+from alloy.providers.counting import CountEndpoint, only
+from alloy.providers.governor import LEARNED
 from alloy.providers.http import READ_TIMEOUT, Secret
 from alloy.providers.openai_decode import ResponsesDecoder
 from alloy.providers.openai_encode import Encoder, custom_tools
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import httpx
 
     from alloy.providers.base import Request
+    from alloy.providers.governor import RateLimits
 
 __all__ = ["OpenAI", "OpenAISettings"]
 
@@ -31,6 +34,24 @@ _NO_REASONING = re.compile(
     r"(?:^|[/:.])(?:gpt-[34]|chatgpt-|gpt-5(?:\.\d+)?-chat)|non-reasoning",
     re.IGNORECASE,
 )
+
+
+_COUNT = CountEndpoint(
+    "/responses/input_tokens",
+    "input_tokens",
+    only(
+        "model",
+        "input",
+        "instructions",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning",
+        "text",
+        "truncation",
+    ),
+)
+"""OpenAI's API reference, "Get input token counts"."""
 
 
 class OpenAISettings(CommonSettings, total=False):
@@ -76,6 +97,7 @@ class OpenAI(Adapter):
         base_url: where the API is, for other hosts that speak it; by default ``OPENAI_BASE_URL`` or OpenAI's own.
         timeout: how long the server may be silent, in seconds.
         client: an HTTP client to use instead of the shared one; it is never closed.
+        rate_limits: what you know of the account's limits, besides what the server tells; None for never waiting for them.
         settings: see `OpenAISettings`.
 
     Raises:
@@ -95,6 +117,7 @@ class OpenAI(Adapter):
         *,
         timeout: float = READ_TIMEOUT,
         client: httpx.AsyncClient | None = None,
+        rate_limits: RateLimits | None = LEARNED,
         **settings: Unpack[OpenAISettings],
     ) -> None:
         super().__init__(model, settings)
@@ -104,7 +127,7 @@ class OpenAI(Adapter):
         key = key_for(host, api_key)
         headers: dict[str, str | Secret] = {host.key_header: key} if key else {}
         headers |= settings.get("extra_headers", {})
-        self._reach("responses", url, key, headers, timeout=timeout, client=client)
+        self._reach("responses", url, key, headers, timeout=timeout, client=client, rate_limits=rate_limits)
         reasons = not _NO_REASONING.search(model)
         fields = _fields(model, settings, reasons=reasons)
         self._limit = fields.get("max_output_tokens")
@@ -116,6 +139,9 @@ class OpenAI(Adapter):
 
     def _path(self, *, stream: bool) -> str:  # noqa: ARG002  one for both
         return "/responses"
+
+    def _count_at(self) -> CountEndpoint | None:
+        return _COUNT if self._VENDOR == "openai" else None
 
 
 def _fields(model: str, settings: OpenAISettings, *, reasons: bool) -> dict[str, Any]:

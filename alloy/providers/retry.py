@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 
 from alloy.errors import InvalidOptionError, ProviderError
-from alloy.providers.base import Provider, Retry, held
+from alloy.providers.base import Provider, RateLimitWait, Retry, held
 from alloy.providers.batches import Batches, in_batches
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class Retrying(_Wrapper):
 
     It waits longer each time, by chance between nothing and `backoff` doubled each time (full jitter, as in
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), but as long as the provider asks for; where
-    that would be longer than ten minutes or go past a surrounding deadline it gives up at once.
+    that would be longer than ten minutes or go past a surrounding deadline it gives up at once. A provider that makes all its
+    requests wait by itself until then is asked at once.
 
     Args:
         provider: who is asked.
@@ -119,7 +120,7 @@ class Retrying(_Wrapper):
             try:
                 async with self._provider.stream(request) as items:
                     async for batch in in_batches(items):
-                        begun = begun or not all(isinstance(item, Retry) for item in batch)
+                        begun = begun or not all(isinstance(item, Retry | RateLimitWait) for item in batch)
                         yield batch
                 return
             except ProviderError as error:
@@ -129,8 +130,10 @@ class Retrying(_Wrapper):
                 if delay > LONGEST_WAIT or anyio.current_time() + delay >= anyio.current_effective_deadline():
                     raise
                 retry = Retry(attempt=attempt, delay=delay, error=error, next=f"{self.name}:{self.model}")
+                waits = not error.governed
             yield (retry,)
-            await anyio.sleep(delay)
+            if waits:
+                await anyio.sleep(delay)
             attempt += 1
 
     def _delay(self, attempt: int, error: ProviderError) -> float:
@@ -166,7 +169,7 @@ class Fallback(_Wrapper):
             try:
                 async with held(provider), provider.stream(request) as items:
                     async for batch in in_batches(items):
-                        begun = begun or not all(isinstance(item, Retry) for item in batch)
+                        begun = begun or not all(isinstance(item, Retry | RateLimitWait) for item in batch)
                         yield batch
                 return
             except ProviderError as error:
