@@ -96,6 +96,8 @@ def looks_secret(name: str, value: str) -> bool:
 
 def without_keys(text: str) -> str:
     """`text` without the keys in use, as far as they are so long and random that nothing else is meant."""
+    if not len(_in_use):
+        return text
     for key in keys_in_use():
         if key in text and _is_random(key):
             text = text.replace(key, "[key]")

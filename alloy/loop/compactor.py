@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -13,9 +14,9 @@ from alloy.loop.asking import build_provider
 from alloy.loop.middleware import Middleware
 from alloy.loop.shortening import clear_results, forget_thinking, join, note, recent_from, removed, shrink, split
 from alloy.loop.summary import INSTRUCTIONS, chunks, summary_request, words_of
+from alloy.messages import TextBlock, ThinkingBlock, ToolResultBlock, ToolUseBlock
 from alloy.models.text import estimated_tokens
 from alloy.models.tokens import TokenCounter
-from alloy.models.weight import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +34,11 @@ QUIET = 6_000
 """How many tokens are taken to fit into every window, so that nobody is asked how large it is."""
 LOOK = 20_000  # characters after which it's counted again
 OF_MEDIA = 3_000  # what a picture or a document is taken for until it's counted
+OF_TOOL = 300  # what a tool's parameters are taken for until they are counted
 LEAST_PIECE = 500  # tokens
 LEAST_CUT = 1_000  # tokens; servers that leave something out keep more
 CUT = 0.7
 """A request of which a server has read less than this share was cut by it."""
-
-_MEDIA = frozenset({"image", "document", "audio", "video", "raw", "server_tool_result"})
 
 _log = logging.getLogger("alloy")
 
@@ -83,7 +83,6 @@ class Compactor(Middleware):
         methods: what the last compaction did: ``cleared``, ``summary``, ``truncated``, ``shrunk``.
         made: the history that the last compaction made.
         tokens: how many a request had before it and has after it, about.
-        counter: counts tokens.
     """
 
     def __init__(
@@ -98,17 +97,27 @@ class Compactor(Middleware):
         self.methods: list[str] = []
         self.made: Sequence[Message] | None = None
         self.tokens = (0, 0)
-        self.counter = TokenCounter(provider.model)
         self._settings = settings
         self._provider = provider
         self._writer = writer
-        self._overhead = self.counter.overhead(system, specs)
+        self._system = system
+        self._specs = specs
+        self._least = len(system or "") + sum(len(tool.description) + OF_TOOL for tool in specs)
         self._window = max_tokens or getattr(provider, "context_window", None)
         self._looked = 0  # messages of the history that were looked at
-        self._unsure = self._overhead  # more tokens than it has, as long as nothing was counted
+        self._unsure = self._least  # more tokens than it has, as long as nothing was counted
         self._since = 0  # characters since something was counted
         self._sent = 0
         self._reported = 0
+
+    @cached_property
+    def counter(self) -> TokenCounter:
+        """Counts tokens."""
+        return TokenCounter(self._provider.model)
+
+    @cached_property
+    def _overhead(self) -> int:
+        return self.counter.overhead(self._system, self._specs)
 
     # --- hooks -------------------------------------------------------------------------------------------------------
 
@@ -129,7 +138,7 @@ class Compactor(Middleware):
         """Whether there may be too many tokens, or it's time to see: a character is hardly ever more than one."""
         self._sent = 0
         if len(messages) < self._looked:
-            self._looked, self._unsure = 0, self._overhead
+            self._looked, self._unsure = 0, self._least
         size = sum(map(_size, messages[self._looked :]))
         self._looked = len(messages)
         self._unsure += size
@@ -294,8 +303,21 @@ class Compactor(Middleware):
 
 
 def _size(message: Message) -> int:
-    """How much a message has, in characters."""
-    return size_of(message, LOOK) + sum(OF_MEDIA for block in message.content if block.type in _MEDIA) + 20
+    """How much a message has, about in characters; a look, not more."""
+    size = 20
+    for block in message.content:
+        match block:
+            case TextBlock():
+                size += len(block.text)
+            case ToolUseBlock():
+                size += len(block.name) + len(repr(block.input))
+            case ToolResultBlock():
+                size += sum(len(part.text) if isinstance(part, TextBlock) else OF_MEDIA for part in block.content)
+            case ThinkingBlock():
+                size += len(block.text) + len(block.signature or "")
+            case _:
+                size += OF_MEDIA
+    return size
 
 
 def _same(after: Sequence[Message], before: Sequence[Message]) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import threading
 import time
-from contextlib import AsyncExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,7 @@ class ToolBatch:
         Raises:
             Exception: what a hook raised, after the calls that ran beside it have ended.
         """
-        self._limits = self._room()
+        self._limits = self._room() if len(self.calls) > 1 else {}
         groups = [*self._groups()]
         try:
             if len(groups) > 1 and self._runner.desk.answerable:
@@ -190,10 +190,7 @@ class ToolBatch:
 
     async def _in_turn(self, index: int, call: ToolUseBlock) -> None:
         """Executes a call when there is room for it: first beside others of its tool, then beside all."""
-        async with AsyncExitStack() as stack:
-            for name in (call.name, ""):
-                if name in self._limits:
-                    await stack.enter_async_context(self._limits[name])
+        async with self._limits.get(call.name, _ROOM), self._limits.get("", _ROOM):
             await self._execute(index, call, self._refusal(call))
 
     async def _begin(self, index: int) -> bool:
@@ -280,6 +277,8 @@ class ToolBatch:
     def _finish(self, index: int, call: ToolUseBlock, output: ToolOutput, start: _Start) -> None:
         record = self._record(call, output, start.elapsed_ms())
         self._records[index] = record
+        if not self._runner.events.watched:
+            return
         text = "".join(block.text for block in record.content if isinstance(block, TextBlock))
         error = "error" if record.is_error else None
         self._runner.events.emit("tool_end", **start.ended(), text=text, is_error=record.is_error, error=error)
@@ -299,6 +298,9 @@ class ToolBatch:
             turn=self._runner.events.turn,
             duration_ms=duration_ms,
         )
+
+
+_ROOM: nullcontext[None] = nullcontext()
 
 
 class _Start:

@@ -308,7 +308,13 @@ class FunctionTool(Tool, Generic[P, R]):
     async def execute(self, arguments: Mapping[str, Any], context: ToolContext) -> Any:
         """Validates the arguments and calls the function with them; see `Tool.execute`."""
         args, kwargs = self._signature.bind(arguments, context)
+        if self._is_async:
+            return await self._call(*args, **kwargs)  # type: ignore[misc]  # an awaitable
         return await call(functools.partial(self._call, *args, **kwargs), name=self.name)
+
+    @functools.cached_property
+    def _is_async(self) -> bool:
+        return is_async(self._call)
 
     @functools.cached_property
     def input_schema(self) -> Mapping[str, Any]:  # type: ignore[override]  # an attribute like the others, once asked for
