@@ -8,12 +8,14 @@ AlloyError
 │   ├── MissingKeyError                  no API key
 │   ├── MissingExtraError (ImportError)  an optional dependency that isn't installed
 │   ├── ToolDefinitionError              a tool that no model can be given
+│   ├── UnknownPriceError                a budget in money, and a model whose price nobody knows
 │   └── EmptyPromptError                 nothing to say
 ├── HistoryError (ValueError)            messages that no API accepts
 ├── ProviderError                        the model's side failed: what kind, and whether to try again
 ├── ToolError                            raised by a tool: its text goes to the model
 │   └── AgentDepthError                  agents that are tools call each other too deeply
 ├── Halt                                 raised by middleware: stop here, keep what was done
+│   └── BudgetExceededError              what is left of a budget doesn't pay for the next request
 ├── MCPServerError                       an MCP server that can't be started or reached
 ├── DeadlineExceededError (TimeoutError) the run's `timeout` passed
 ├── RunError                             a run failed or was halted; carries the Result and the cause
@@ -48,6 +50,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from alloy.providers.budget import Amount, Budget
     from alloy.result import Result
     from alloy.usage import Usage
 
@@ -63,6 +66,7 @@ __all__ = [
     "AlloyError",
     "ApprovalError",
     "ApprovalSettledError",
+    "BudgetExceededError",
     "ConfigurationError",
     "CursorError",
     "DeadlineExceededError",
@@ -88,6 +92,7 @@ __all__ = [
     "UnknownAgentError",
     "UnknownApprovalError",
     "UnknownOptionError",
+    "UnknownPriceError",
     "UnknownProviderError",
     "UnknownRequestError",
     "WrongEventLoopError",
@@ -211,6 +216,24 @@ class ToolDefinitionError(ConfigurationError):
         self.tool = tool
         self.problem = problem
         super().__init__(f"tool {tool!r}: {problem}")
+
+
+class UnknownPriceError(ConfigurationError):
+    """A budget is in money, and nobody knows what the model costs.
+
+    Attributes:
+        provider: who serves it.
+        model: which model.
+    """
+
+    def __init__(self, provider: str, model: str) -> None:
+        self.provider = provider
+        self.model = model
+        super().__init__(
+            f"nobody knows what {provider}:{model} costs, so no budget in money can be kept; say it with "
+            f"model_metadata_overrides={{'{provider}:{model}': {{'price': ...}}}} or model_catalogue, or limit "
+            "tokens with alloy.providers.Budget(tokens=...)"
+        )
 
 
 class EmptyPromptError(ConfigurationError):
@@ -340,6 +363,30 @@ class Halt(AlloyError):  # noqa: N818  it reads as what it does: raise Halt("ove
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class BudgetExceededError(Halt):
+    """What is left of a budget doesn't pay for the next request, which wasn't sent; the run is halted.
+
+    Attributes:
+        budget: the one that has too little left.
+        spent: what of it was spent then.
+        needed: what the request needed at most, with a short answer.
+        provider: who was to be asked.
+        model: which model.
+    """
+
+    def __init__(self, budget: Budget, *, spent: Amount, needed: Amount, provider: str, model: str) -> None:
+        self.budget = budget
+        self.spent = spent
+        self.needed = needed
+        self.provider = provider
+        self.model = model
+        limit = budget.limit
+        super().__init__(
+            f"the budget doesn't pay for another request: {spent.of_limit(limit)} of {limit} are spent, and the next one to "
+            f"{provider}:{model} needs {needed.of_limit(limit)}; go on from the result's messages with a larger max_budget or a cheaper model"
+        )
 
 
 class MCPServerError(AlloyError):

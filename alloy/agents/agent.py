@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from alloy.loop.config import Config, Options
     from alloy.messages import Block, Message
     from alloy.providers.base import Provider
+    from alloy.providers.budget import Budget
     from alloy.result import Result
     from alloy.sessions import Session, SessionStore
     from alloy.usage import Usage
@@ -388,6 +389,11 @@ class Agent(Answering):
         """Tokens of all its requests, the running one's included."""
         owner = self._here()
         return owner.spent
+
+    @property
+    def budget(self) -> Budget | None:
+        """What pays for its requests, if its `max_budget` says so."""
+        return next(iter(self._here().budgets), None)
 
     def health(self) -> Health:
         """How it is."""

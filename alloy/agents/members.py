@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from alloy.loop.config import Config
     from alloy.loop.conversation import History
     from alloy.providers.base import Provider
+    from alloy.providers.budget import Budget
     from alloy.usage import Usage
 
 __all__ = ["Ending", "Member", "Plan", "given_up"]
@@ -98,7 +99,7 @@ class Member:
         self._changed: anyio.Event | None = None
         self._held: deque[Envelope] | None = None
         self._poison: Poison | None = None
-        self._kept: tuple[History, Usage] | None = None
+        self._kept: tuple[History, Usage, tuple[Budget, ...]] | None = None
         self._messages = 0
         self._crashes = 0
 
@@ -124,7 +125,7 @@ class Member:
         )
         owner.crashes, owner.poison = self._crashes, self._poison
         if self._kept is not None:
-            owner.history, owner.usage = self._kept
+            owner.history, owner.usage, owner.budgets = self._kept
             self._kept = None
         owner.begin()
         self.agent = Agent.of(owner)
@@ -138,7 +139,7 @@ class Member:
         self._messages, self._crashes = len(owner.history.messages), owner.crashes
         self._poison = owner.poison if ending == "asleep" else None
         if ending == "quarantined" and owner.store is None:  # nobody else has it
-            self._kept = owner.history, owner.usage
+            self._kept = owner.history, owner.usage, owner.budgets
         plan = self.plan
         if owner.config is not plan.config:  # it got another model
             self.plan = Plan(owner.config, owner.provider, plan.watching, plan.topics, plan.remember)

@@ -23,6 +23,7 @@ from alloy.agents.publishing import publisher
 from alloy.agents.registry import AgentRequest, Registry, current
 from alloy.agents.restarts import Poison
 from alloy.agents.saving import save, saving
+from alloy.agents.spending import take_up, with_spent
 from alloy.agents.suspension import begin_run, give_up, requeue, step_in, take_back, with_step
 from alloy.errors import (
     AgentClosedError,
@@ -32,7 +33,7 @@ from alloy.errors import (
     SessionError,
 )
 from alloy.events import Emitter
-from alloy.loop.asking import build_provider
+from alloy.loop.asking import budgets_of, build_provider
 from alloy.loop.conversation import History, checked_prompt
 from alloy.loop.run import guarded_sink
 from alloy.loop.turns import Loop, announce
@@ -86,6 +87,7 @@ class Owner:
         "_session",
         "_watching",
         "answered",
+        "budgets",
         "config",
         "crashes",
         "error",
@@ -113,6 +115,7 @@ class Owner:
         self._watching = watching
         self._reset_to = config.messages
         self.config = config
+        self.budgets = budgets_of(config)
         self._publish_on = publisher(watching.bus, self.topic, guarded_sink(config.on_event))
         self.inbox = Inbox(name, config.max_pending)
         self.registry = Registry(name, remember)
@@ -323,7 +326,7 @@ class Owner:
 
     async def _run(self, request: AgentRequest, crashes: list[BaseException]) -> None:
         self.running = request
-        self.run = run = Loop(saving(self), self.provider, self.history, request.events)
+        self.run = run = Loop(saving(self), self.provider, self.history, request.events, None, self.budgets)
         begin_run(self, run, request)
         request.state = "running"
         with request.scope:
@@ -386,6 +389,7 @@ class Owner:
         saved = await self.store.load(self.name)
         if saved is None or (self._session is not None and saved.revision == self._session.revision):
             return
+        take_up(saved, self.config, self.budgets)
         self._session = saved
         self.history = History(saved.messages, None)
         self.suspended, self.usage = step_in(saved)
@@ -427,7 +431,7 @@ class Owner:
     def _session_of(self, messages: Iterable[Message], usage: Usage) -> Session:
         if self._session is None:  # one for good: when it began is part of what it is known by
             self._session = Session(id=self.name)
-        session = with_step(self._session, self.suspended)
+        session = with_spent(with_step(self._session, self.suspended), self.config, self.budgets)
         return dataclasses.replace(session, messages=tuple(messages), usage=usage, seq=self.seq)
 
     # --- crashes and the end ------------------------------------------------------------------------------------------

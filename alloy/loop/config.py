@@ -19,9 +19,12 @@ from alloy.providers.base import Provider
 from alloy.tools.base import Tool
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from alloy.events import Sink
     from alloy.models import Catalogue, ModelMetadata
     from alloy.providers.base import Priority
+    from alloy.providers.budget import Budget
 
 __all__ = ["Config", "Options"]
 
@@ -50,6 +53,7 @@ class Options(TypedDict, total=False):
     max_retries: int
     retry_backoff: float
     priority: Priority
+    max_budget: Budget | Decimal | float | None
     max_pending: int
     model_metadata_overrides: Mapping[str, int | ModelMetadata | Mapping[str, Any]]
     model_catalogue: Catalogue | None
@@ -83,6 +87,8 @@ class Config:
         max_retries: how many times each provider is asked again when it fails in a way that may pass.
         retry_backoff: the longest wait before the first time, in seconds; it doubles each time.
         priority: ``interactive`` or ``batch``: what goes first where requests that share a rate limit wait for their turn.
+        max_budget: how much may be spent: US dollars, for each run or for an agent's whole life, or an
+            `alloy.providers.Budget`, which may be shared; None for no limit.
         max_pending: how many requests an agent keeps waiting while it is busy with one; for `Agent` alone.
         model_metadata_overrides: what you know better about models, by ``"model"`` or ``"vendor:model"``: the window in tokens,
             an `alloy.models.ModelMetadata`, or a mapping of its attributes; dated snapshots of a name are meant, too.
@@ -116,6 +122,7 @@ class Config:
     max_retries: int = 3
     retry_backoff: float = 1.0
     priority: Priority = "interactive"
+    max_budget: Budget | Decimal | None = None
     max_pending: int = 0
     model_metadata_overrides: Mapping[str, ModelMetadata] = field(default_factory=dict)
     model_catalogue: Catalogue | None = None
@@ -241,6 +248,14 @@ def _maybe_limit(name: str, value: Any) -> float | None:
     return None if value is None else _limit(name, value)
 
 
+def _budget(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    from alloy.providers.budget import Budget, dollars  # noqa: PLC0415  only who has one pays for it
+
+    return value if isinstance(value, Budget) else dollars(name, value)
+
+
 def _priority(name: str, value: Any) -> Any:
     if value not in ("interactive", "batch"):
         raise InvalidOptionError(name, "'interactive' or 'batch'", value)
@@ -298,6 +313,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "max_retries": _whole(0),
     "retry_backoff": _wait,
     "priority": _priority,
+    "max_budget": _budget,
     "max_pending": _whole(0),
     "model_metadata_overrides": _overrides,
     "model_catalogue": _catalogue,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from alloy.models import ModelInfo
     from alloy.models.lookup import Lookup
     from alloy.providers.base import Completion, Provider, Request
+    from alloy.providers.budget import Budget
     from alloy.result import Result
     from alloy.tools.base import Tool, ToolOutput
     from alloy.tools.decision import Decision
@@ -102,6 +103,11 @@ class RunContext:
             ProviderError: there was no answer.
         """
         return await self._loop.ask_aside(provider or self._provider, request)  # type: ignore[no-any-return]  # a Completion
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """What the run's requests are paid from: its own budget first, then those of the runs that it is inside of."""
+        return self._loop.budgets  # type: ignore[no-any-return]  # a tuple of Budgets
 
     @property
     def tools(self) -> tuple[Tool, ...]:

@@ -14,7 +14,7 @@ from alloy._tasks import background
 from alloy.errors import EmptyPromptError, InvalidOptionError, RunError
 from alloy.events import Emitter, Envelope
 from alloy.loop.answering import Answering
-from alloy.loop.asking import build_provider
+from alloy.loop.asking import budgets_of, build_provider
 from alloy.loop.channel import Channel, Gate
 from alloy.loop.config import Config, Options
 from alloy.loop.conversation import History, checked_prompt
@@ -196,7 +196,7 @@ def _loop(
         raise EmptyPromptError
     history = History(config.messages, None if prompt is None else checked_prompt(prompt))
     events = Emitter(uuid.uuid4().hex, sink)
-    return Loop(config, build_provider(config), history, events, gate)
+    return Loop(config, build_provider(config), history, events, gate, budgets_of(config))
 
 
 def outcome(result: Result) -> Result:

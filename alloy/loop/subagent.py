@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from alloy.errors import AgentDepthError, InvalidOptionError, ToolError
 from alloy.events import Emitter
-from alloy.loop.asking import build_provider
+from alloy.loop.asking import budgets_of, build_provider
 from alloy.loop.conversation import History, checked_prompt
 from alloy.loop.run import both, configured, guarded_sink
 from alloy.loop.seat import CallSeat
@@ -124,7 +124,8 @@ class AgentTool(Tool):
         self._provider = self._provider or build_provider(config)
         events = Emitter(uuid.uuid4().hex, _sink(config, seat), agent_id=self.name)
         gate = seat.runner.gate if seat is not None else None
-        run = Loop(config, self._provider, History(config.messages, checked_prompt(task)), events, gate)
+        budgets = budgets_of(config) + (seat.runner.context.budgets if seat is not None else ())
+        run = Loop(config, self._provider, History(config.messages, checked_prompt(task)), events, gate, budgets)
         if seat is not None:
             run.desk.use(seat.pass_on, None)
         try:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from alloy.loop.conversation import History
     from alloy.loop.toolrun import ToolBatch
     from alloy.providers.base import Provider
+    from alloy.providers.budget import Budget
     from alloy.result import Status, StopReason, ToolCall
 
 __all__ = ["Loop", "announce"]
@@ -68,8 +69,10 @@ class Loop:
         history: what was said so far, and the prompt that waits for an answer; the run goes on with it.
         events: where to tell what happens.
         gate: holds the run up while its reader is behind.
+        budgets: what pays for its requests, its own first.
 
     Attributes:
+        budgets: what pays for its requests, and for those of runs inside of its calls.
         desk: its approvals.
         prefix: what its requests begin with; an agent hands it on to its next run.
         ending: whether it has come to its end, so that nothing can cancel it any more.
@@ -77,26 +80,33 @@ class Loop:
     """
 
     def __init__(
-        self, config: Config, provider: Provider, history: History, events: Emitter, gate: Gate | None = None
+        self,
+        config: Config,
+        provider: Provider,
+        history: History,
+        events: Emitter,
+        gate: Gate | None = None,
+        budgets: Sequence[Budget] = (),
     ) -> None:
         self.config = config
         self.events = events
         self.history = history
         self.usage = Usage()
         self.result: Result | None = None
-        self._provider = provider
+        self.budgets = tuple(budgets)
+        self._provider = self._paid(provider)
         self._gate = gate
         self._specs = tuple(
             ToolSpec(tool.name, tool.description, tool.input_schema, tool.options) for tool in config.tools
         )
         self._compactor = compactor_for(config, provider, self._specs)
         self._hooks = Hooks((*config.middleware, self._compactor) if self._compactor else config.middleware)
-        self._context = RunContext(self, config, provider, request_id=events.correlation_id)
+        self._context = RunContext(self, config, self._provider, request_id=events.correlation_id)
         self.desk = Desk(events)
         tools = {tool.name: tool for tool in config.tools}
         self._runner = ToolRunner(config, tools, self._hooks, self._context, events, self.desk, gate, self._spend)
         self.prefix = Prefix()
-        self._listener = Listener(provider, events, gate, self._spend)
+        self._listener = Listener(self._provider, events, gate, self._spend)
         self._goal = goal_of(config)
         self._stop_reason: StopReason | None = None
         self._calls: list[ToolCall] = []
@@ -158,8 +168,14 @@ class Loop:
                 await last_words(lambda: self._say_goodbye(result), within=LAST_WORDS)
         finally:
             self.result = result
+            self._tell_budget()
             announce(self.events, result, *self._started)
         return result
+
+    def _tell_budget(self) -> None:
+        if self.budgets:
+            spent, left = self.budgets[0].spent, self.budgets[0].left
+            self.events.emit("runtime_event", kind="budget", spent=spent.as_dict(), left=left.as_dict())
 
     async def _say_goodbye(self, result: Result) -> None:
         try:
@@ -366,7 +382,15 @@ class Loop:
 
     async def ask_aside(self, provider: Provider, request: Request) -> Completion:
         """Asks something besides the conversation; see `RunContext.complete`."""
-        return await self._listener.ask_aside(provider, request)
+        return await self._listener.ask_aside(self._paid(provider), request)
+
+    def _paid(self, provider: Provider) -> Provider:
+        """The provider, whose requests are paid for if the run has a budget."""
+        if not self.budgets:
+            return provider
+        from alloy.providers.budgeted import budgeted  # noqa: PLC0415  only who has a budget pays for it
+
+        return budgeted(provider, self.budgets, lambda asked: self._context.model_info(asked))  # noqa: PLW0108  there is no context yet
 
     async def _request(self) -> Request:
         messages = self.history.upcoming

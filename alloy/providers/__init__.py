@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from alloy.providers.anthropic import Anthropic
     from alloy.providers.base import (
         Completion,
+        CountsTokens,
         Delta,
         Priority,
         Provider,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         ToolCallDelta,
         ToolSpec,
     )
+    from alloy.providers.budget import Amount, Budget
     from alloy.providers.chat import ChatCompletions
     from alloy.providers.compat import Compat
     from alloy.providers.gemini import Gemini
@@ -35,10 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "XAI",
+    "Amount",
     "Anthropic",
+    "Budget",
     "ChatCompletions",
     "Compat",
     "Completion",
+    "CountsTokens",
     "Delta",
     "Fallback",
     "Gemini",
@@ -61,6 +66,8 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "Amount": "budget",
+    "Budget": "budget",
     "Anthropic": "anthropic",
     "ChatCompletions": "chat",
     "Compat": "compat",

@@ -163,6 +163,11 @@ class Adapter(ABC):
         """The model's name at the vendor's."""
         return self._model
 
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest answer that requests ask for, in tokens; None for what the model can."""
+        return self._limit if isinstance(self._limit, int) and self._limit > 0 else None
+
     async def __aenter__(self) -> Self:
         await self._endpoint.__aenter__()
         return self

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from pydantic_core import to_json
 
+from alloy._memo import Memo
 from alloy.errors import ProviderError
 from alloy.messages import (
     AudioBlock,
@@ -27,8 +28,7 @@ from alloy.messages import (
     ToolUseBlock,
     VideoBlock,
 )
-from alloy._memo import Memo
-from alloy.providers.options import ToolMemo, tool_options
+from alloy.providers.options import ToolMemo, lesser, tool_options
 from alloy.providers.strict_schema import ANTHROPIC, strict_schema
 from alloy.providers.transcript import CallIds, for_origin, turns
 
@@ -45,6 +45,7 @@ CONTAINER = "container"
 """The kind of the `RawBlock` that says in which container an answer's code ran; it isn't sent as a block."""
 
 _CALL_IDS = CallIds("[A-Za-z0-9_-]{1,64}")
+_LEAST_THINKING = 1024  # tokens; the API takes no smaller budget
 _CACHED_TURNS = 2  # the newest, which the next request reads, and the one before, which this one does
 
 
@@ -103,6 +104,8 @@ class Encoder:
             ProviderError: something in it that the API can't take (kind ``invalid_request``).
         """
         fields: dict[str, Any] = dict(self._settings)
+        if request.max_tokens is not None:
+            _shorten(fields, request.max_tokens)
         messages = [self._memo(message) for message in request.messages]
         tools = self._tools(request.tools) + self._server_tools
         system = request.system if request.system and request.system.strip() else None
@@ -215,6 +218,17 @@ class Encoder:
                 raise _refused(f"{block.type}; give the model a transcript or pictures")
             case _:
                 assert_never(block)
+
+
+def _shorten(fields: dict[str, Any], limit: int) -> None:
+    """Limits the answer; the thinking has to be less, or it can't be."""
+    fields["max_tokens"] = limit = lesser(fields.get("max_tokens"), limit)
+    thinking = fields.get("thinking") or {}
+    if thinking.get("type") == "enabled" and thinking.get("budget_tokens", 0) >= limit:
+        if limit <= _LEAST_THINKING:
+            del fields["thinking"]
+        else:
+            fields["thinking"] = thinking | {"budget_tokens": max(_LEAST_THINKING, limit // 2)}
 
 
 def _json(part: Mapping[str, Any]) -> bytes:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Completion",
+    "CountsTokens",
     "Delta",
     "Priority",
     "Provider",
@@ -67,6 +68,8 @@ class Request:
         caller: who asks: an agent, or a request of a user's; callers that share a rate limit take turns.
         priority: what goes first where a rate limit makes requests wait.
         estimated_tokens: how many tokens the prompt and its answer will take; by default learned from the caller's earlier ones.
+        max_tokens: the longest answer that is paid for, thinking included, in tokens; a provider whose own setting is less
+            keeps to that. None for no further limit.
     """
 
     messages: Sequence[Message]
@@ -76,6 +79,7 @@ class Request:
     caller: str = ""
     priority: Priority = "interactive"
     estimated_tokens: int | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,20 @@ class Provider(Protocol):
 
         Raises:
             ProviderError: on entering or while iterating. An answer that ends without its end is an error, too.
+        """
+        ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A provider that can be asked how many tokens a request has."""
+
+    async def count_tokens(self, request: Request) -> int:
+        """How many tokens a request has, as the vendor counts them; asks it, so it takes as long as that.
+
+        Raises:
+            ProviderError: the vendor has no endpoint for that (kind ``invalid_request``), can't be reached, or refuses.
+            ToolDefinitionError: a tool has an option that nobody knows.
         """
         ...
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from pydantic_core import from_json, to_json
 
+from alloy._memo import Memo
 from alloy.errors import ProviderError
 from alloy.messages import (
     AudioBlock,
@@ -22,8 +23,7 @@ from alloy.messages import (
     VideoBlock,
 )
 from alloy.providers.gemini_schema import gemini_schema
-from alloy._memo import Memo
-from alloy.providers.options import ToolMemo, tool_options
+from alloy.providers.options import ToolMemo, lesser, tool_options
 from alloy.providers.strict_schema import OPENAI, strict_schema
 from alloy.providers.transcript import ANY_CALL_ID, CallIds, for_origin, is_own
 
@@ -79,6 +79,10 @@ class Encoder:
         else:
             for name in ("tools", "tool_choice", "parallel_tool_calls"):
                 fields.pop(name, None)
+        if request.max_tokens is not None:
+            limits = (self._compat.max_tokens, "max_completion_tokens", "max_tokens")
+            name = next((name for name in limits if name in fields), limits[0])
+            fields[name] = lesser(fields.get(name), request.max_tokens)
         if request.stream:
             fields["stream"] = True
             if self._compat.stream_usage:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, assert_ne
 
 from pydantic_core import to_json
 
+from alloy._memo import Memo
 from alloy.errors import ProviderError
 from alloy.messages import (
     AudioBlock,
@@ -24,8 +25,7 @@ from alloy.messages import (
     VideoBlock,
 )
 from alloy.providers.gemini_schema import gemini_schema
-from alloy._memo import Memo
-from alloy.providers.options import ToolMemo, tool_options
+from alloy.providers.options import ToolMemo, lesser, tool_options
 from alloy.providers.transcript import for_origin
 
 if TYPE_CHECKING:
@@ -105,6 +105,10 @@ class Encoder:
             ProviderError: something in it that the API can't take (kind ``invalid_request``).
         """
         fields = over(self._fields(request), self._extra)
+        if request.max_tokens is not None:
+            generation = fields.get("generationConfig") or {}
+            limit = lesser(generation.get("maxOutputTokens"), request.max_tokens)
+            fields["generationConfig"] = {**generation, "maxOutputTokens": limit}
         contents = b'{"contents":[' + b",".join(self._contents(request.messages)) + b"]"
         return contents + (b"," + to_json(fields)[1:] if fields else b"}")
 

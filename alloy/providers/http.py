@@ -21,6 +21,7 @@ from alloy.providers.errors import LONGEST_MESSAGE, LONGEST_NAME, error_from_res
 from alloy.providers.keys import Secret, checked_url, cleaned, origin, scrub, shown_url
 from alloy.providers.limits import LIMITS, Inflater, Intake, Tally
 from alloy.providers.sse import EventParser
+from alloy.usage import Usage
 
 if TYPE_CHECKING:
     import ssl

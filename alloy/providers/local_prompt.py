@@ -17,6 +17,7 @@ from alloy.errors import ProviderError
 from alloy.history import unique_id
 from alloy.messages import Message, TextBlock, ToolResultBlock, ToolUseBlock
 from alloy.providers.base import Completion, TextDelta, ToolCallDelta
+from alloy.providers.options import lesser
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -91,6 +92,8 @@ def encode(request: Request, settings: Mapping[str, Any]) -> bytes:
         ProviderError: it holds something else than text (kind ``invalid_request``).
     """
     fields = dict(settings)
+    if request.max_tokens is not None:
+        fields["max_tokens"] = lesser(fields.get("max_tokens"), request.max_tokens)
     if request.stream:
         fields |= {"stream": True, "stream_options": {"include_usage": True}}
     reply = reply_name(request) if chooses(request) else None

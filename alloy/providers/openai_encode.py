@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from pydantic_core import from_json, to_json
 
+from alloy._memo import Memo
 from alloy.errors import ProviderError
 from alloy.messages import (
     AudioBlock,
@@ -22,9 +23,8 @@ from alloy.messages import (
     ToolUseBlock,
     VideoBlock,
 )
-from alloy._memo import Memo
 from alloy.providers.openai_items import CLIENT_CALLS
-from alloy.providers.options import ToolMemo, named_tool, tool_options
+from alloy.providers.options import ToolMemo, lesser, named_tool, tool_options
 from alloy.providers.strict_schema import OPENAI, strict_schema
 from alloy.providers.transcript import CallIds, for_origin, is_own
 
@@ -92,6 +92,8 @@ class Encoder:
                 fields.pop(name, None)
         if request.system and request.system.strip():
             fields["instructions"] = request.system
+        if request.max_tokens is not None:
+            fields["max_output_tokens"] = lesser(fields.get("max_output_tokens"), request.max_tokens)
         if request.stream:
             fields["stream"] = True
         calls: dict[str, Mapping[str, Any]] = {}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from alloy.providers.base import ToolSpec
 
-__all__ = ["ADAPTERS", "ToolMemo", "named_tool", "tool_options"]
+__all__ = ["ADAPTERS", "ToolMemo", "lesser", "named_tool", "tool_options"]
 
 _KNOWN: Mapping[str, frozenset[str]] = {
     "anthropic": frozenset({"strict", "defer_loading", "input_examples"}),
@@ -26,6 +26,11 @@ _SHARED = frozenset[str]().union(*_KNOWN.values())
 
 ADAPTERS = frozenset(_KNOWN)
 """The keys of `ToolSpec.options` that hold options of one adapter."""
+
+
+def lesser(setting: Any, limit: int) -> int:
+    """The shorter of an answer's limits, in tokens: a setting, where it is a number, and a request's own."""
+    return min(setting, limit) if isinstance(setting, int) else limit
 
 
 def tool_options(tool: ToolSpec, adapter: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Neither does once anything of an answer has come: what was shown is one model's 
 
 from __future__ import annotations
 
+import copy
 import random
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
-from alloy.errors import InvalidOptionError, ProviderError
+from alloy.errors import BudgetExceededError, InvalidOptionError, ProviderError
 from alloy.providers.base import Provider, RateLimitWait, Retry, held
 from alloy.providers.batches import Batches, in_batches
+from alloy.providers.limiter import NOT_SENT
+from alloy.providers.counting import passed_on
+from alloy.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
     from alloy.errors import ErrorKind
     from alloy.providers.base import ProviderItem, Request
 
-__all__ = ["Fallback", "Retrying"]
+__all__ = ["Fallback", "Retrying", "Wrapper"]
 
 LONGEST_BACKOFF = 60.0  # seconds
 LONGEST_WAIT = 600.0
@@ -30,7 +34,7 @@ LONGEST_WAIT = 600.0
 SAME_ELSEWHERE: frozenset[ErrorKind] = frozenset({"invalid_request", "refused"})
 
 
-class _Wrapper(ABC):
+class Wrapper(ABC):
     """A provider that goes by the name of another, and holds that one."""
 
     def __init__(self, provider: Provider) -> None:
@@ -45,6 +49,22 @@ class _Wrapper(ABC):
     def model(self) -> str:
         """Which model answers."""
         return self._provider.model
+
+    def around(self, wrap: Callable[[Provider], Provider]) -> Self:
+        """The same around what `wrap` makes of each provider that is asked."""
+        other = copy.copy(self)
+        other._provider = wrap(self._provider)  # noqa: SLF001  its own class
+        return other
+
+    @property
+    def binds_thinking(self) -> bool:
+        """Whether signed thinking is only valid behind the messages that it came after."""
+        return getattr(self._provider, "binds_thinking", False)
+
+    @property
+    def context_window(self) -> int | None:
+        """How much the model reads and writes, in tokens, where the provider itself knows it."""
+        return getattr(self._provider, "context_window", None)
 
     async def __aenter__(self) -> Self:
         if isinstance(self._provider, AbstractAsyncContextManager):
@@ -65,6 +85,14 @@ class _Wrapper(ABC):
         async with aclosing(self._batches(request)) as batches:
             yield Batches(batches)
 
+    async def count_tokens(self, request: Request) -> int:
+        """How many tokens a request has, by the provider whose name this goes by; see `alloy.providers.base.CountsTokens`.
+
+        Raises:
+            ProviderError: that one's vendor has no endpoint for that, can't be reached, or refuses.
+        """
+        return await passed_on(self._provider, request)
+
     @abstractmethod
     def _batches(self, request: Request) -> AsyncGenerator[Sequence[ProviderItem]]: ...
 
@@ -75,7 +103,7 @@ def _checked(provider: object) -> Provider:
     return provider
 
 
-class Retrying(_Wrapper):
+class Retrying(Wrapper):
     """Asks a provider again when it failed in a way that may pass.
 
     It waits longer each time, by chance between nothing and `backoff` doubled each time (full jitter, as in
@@ -124,7 +152,7 @@ class Retrying(_Wrapper):
                         yield batch
                 return
             except ProviderError as error:
-                if begun or not error.retryable or attempt > self._max_retries:
+                if begun or not error.retryable or attempt > self._max_retries or error.code == NOT_SENT:
                     raise
                 delay = self._delay(attempt, error)
                 if delay > LONGEST_WAIT or anyio.current_time() + delay >= anyio.current_effective_deadline():
@@ -141,8 +169,10 @@ class Retrying(_Wrapper):
         return max(wait, error.retry_after or 0.0)
 
 
-class Fallback(_Wrapper):
+class Fallback(Wrapper):
     """Asks the next provider when one failed in a way that may be better elsewhere: everything but bad requests and refusals.
+
+    Where a budget doesn't pay for one of them, the next is asked, too, which may be cheaper.
 
     Args:
         first: who is asked first, and whose name this goes by.
@@ -157,6 +187,17 @@ class Fallback(_Wrapper):
         if not others:
             raise InvalidOptionError("fallback_providers", "at least one provider besides the first", None)
         self._others = tuple(_checked(other) for other in others)
+
+    def around(self, wrap: Callable[[Provider], Provider]) -> Self:
+        """The same around what `wrap` makes of each provider that is asked."""
+        other = super().around(wrap)
+        other._others = tuple(map(wrap, self._others))  # noqa: SLF001  its own class
+        return other
+
+    @property
+    def binds_thinking(self) -> bool:
+        """Whether signed thinking of any of them is only valid behind the messages that it came after."""
+        return any(getattr(one, "binds_thinking", False) for one in (self._provider, *self._others))
 
     def __repr__(self) -> str:
         return f"Fallback({', '.join(map(repr, (self._provider, *self._others)))})"
@@ -175,5 +216,16 @@ class Fallback(_Wrapper):
             except ProviderError as error:
                 if begun or following is None or error.kind in SAME_ELSEWHERE:
                     raise
-                retry = Retry(attempt=attempt, delay=0.0, error=error, next=f"{following.name}:{following.model}")
-            yield (retry,)
+                failure = error
+            except BudgetExceededError as error:
+                if begun or following is None:
+                    raise
+                failure = _quota(error)  # a cheaper one may do
+            yield (Retry(attempt=attempt, delay=0.0, error=failure, next=f"{following.name}:{following.model}"),)
+
+
+def _quota(error: BudgetExceededError) -> ProviderError:
+    """A budget that is too small for a provider, as a failure of that one's."""
+    return ProviderError(
+        error.reason, kind="quota", code="budget_exceeded", provider=error.provider, model=error.model, usage=Usage()
+    )
