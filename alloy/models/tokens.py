@@ -193,8 +193,8 @@ class TokenCounter:
         """How many tokens a request with these messages has, about.
 
         The newest answer that says what it took is taken for the truth up to there: its prompt, cached or not, and itself. What
-        follows is estimated, and so is everything where no answer says it. So this takes as long as what is new since the last
-        answer, however long the history is.
+        follows is estimated, and so is everything where no answer says it; each message once. So a turn costs what is new in it,
+        however long the history is.
 
         Whoever takes something out of a history, or changes it, must make the answers after that say nothing, as with
         ``dataclasses.replace(message, usage=None)``: what they took was for the history as it was.
