@@ -16,7 +16,6 @@ import anyio
 from alloy.errors import BudgetExceededError, InvalidOptionError, ProviderError
 from alloy.providers.base import Provider, RateLimitWait, Retry, held
 from alloy.providers.batches import Batches, in_batches
-from alloy.providers.limiter import NOT_SENT
 from alloy.providers.counting import passed_on
 from alloy.usage import Usage
 
@@ -152,7 +151,7 @@ class Retrying(Wrapper):
                         yield batch
                 return
             except ProviderError as error:
-                if begun or not error.retryable or attempt > self._max_retries or error.code == NOT_SENT:
+                if begun or not error.retryable or attempt > self._max_retries:
                     raise
                 delay = self._delay(attempt, error)
                 if delay > LONGEST_WAIT or anyio.current_time() + delay >= anyio.current_effective_deadline():
