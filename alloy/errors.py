@@ -18,6 +18,7 @@ AlloyError
 │   └── BudgetExceededError              what is left of a budget doesn't pay for the next request
 ├── MCPServerError                       an MCP server that can't be started or reached
 ├── DeadlineExceededError (TimeoutError) the run's `timeout` passed
+├── OutputError                          the model gave no valid result of the `output_type`
 ├── RunError                             a run failed or was halted; carries the Result and the cause
 ├── RequestCancelledError                the request whose result is awaited was cancelled
 ├── ApprovalError                        an approval can't be answered
@@ -79,6 +80,7 @@ __all__ = [
     "MCPServerError",
     "MissingExtraError",
     "MissingKeyError",
+    "OutputError",
     "ProviderError",
     "QueueFullError",
     "RequestCancelledError",
@@ -415,6 +417,26 @@ class DeadlineExceededError(AlloyError, TimeoutError):
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         super().__init__(f"the run took longer than its timeout of {timeout:g} seconds")
+
+
+class OutputError(AlloyError):
+    """The model gave no valid result of the `output_type`, however often it was told what is wrong.
+
+    Attributes:
+        text: what it gave last.
+        problems: what is wrong with that, each with where it is.
+        attempts: how many times it tried.
+    """
+
+    def __init__(self, text: str, problems: Sequence[str], attempts: int) -> None:
+        self.text = text
+        self.problems = tuple(problems)
+        self.attempts = attempts
+        tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        super().__init__(
+            f"no valid result in {tried}; the last one: {'; '.join(self.problems)}. "
+            "Make the output_type easier, describe its fields, or raise output_retries"
+        )
 
 
 class RunError(AlloyError):

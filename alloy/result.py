@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003  pydantic reads the annotations
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from alloy.messages import Message, ResultContent  # noqa: TC001  likewise
 from alloy.usage import Usage
 
-__all__ = ["Result", "Status", "StopReason", "ToolCall"]
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Output_co = TypeVar("Output_co", default=Any, covariant=True)
+else:
+    from typing import TypeVar
+
+    Output_co = TypeVar("Output_co", covariant=True)  # the default is for type checkers until Python 3.13
+
+__all__ = ["Output_co", "Result", "Status", "StopReason", "ToolCall"]
 
 Status: TypeAlias = Literal["completed", "max_turns", "halted", "cancelled", "failed"]
 """The five ways in which an accepted request ends."""
@@ -46,11 +55,12 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(Generic[Output_co]):
     """What a run did.
 
     Attributes:
         status: how it ended.
+        output: the result of the `output_type`, where the run completed; else None.
         text: the model's last words, empty where it ended otherwise.
         messages: the whole history, to continue from.
         usage: tokens of all its requests, paid for whatever the status.
@@ -62,6 +72,7 @@ class Result:
     """
 
     status: Status
+    output: Output_co = None  # type: ignore[assignment]  # so that who knows that it completed needn't check it
     text: str = ""
     messages: tuple[Message, ...] = ()
     usage: Usage = Usage()  # noqa: RUF009  frozen

@@ -1,4 +1,4 @@
-"""A result as an object: the run isn't over before the model has called a tool with it.
+"""A result as an object: `output_type` says what it is, and the model is told what is wrong until it is one.
 
 The environment variable ALLOY_PROVIDER says who answers, such as ``local`` or ``openai:gpt-5``; without it a script does, so
 this runs anywhere.
@@ -6,39 +6,37 @@ this runs anywhere.
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import alloy
 from alloy.providers import Scripted
-from alloy.testing import calls
 
 PROVIDER = os.environ.get("ALLOY_PROVIDER") or Scripted(
-    ["The sender is Ada.", calls("record", sender="Ada", amount=12.5), calls("record", sender="Ada", amount=12)]
+    [
+        '{"sender": "Ada", "amount": "twelve"}',
+        '{"sender": "Ada", "amount": 12, "items": ["tea", "milk"]}',
+    ]
 )
 
 
 @dataclass
 class Invoice:
-    """What we want of an invoice."""
+    """What somebody wants to be paid, in whole euros."""
 
     sender: str
     amount: int
-
-
-@alloy.tool
-async def record(sender: str, amount: int) -> Invoice:
-    """Records an invoice. Call it once, with the sender's name and the amount in whole euros."""
-    return Invoice(sender, amount)
+    items: list[str] = field(default_factory=list)
 
 
 async def main() -> None:
-    """Reads an invoice, and prints what the model made of it."""
-    result = await alloy.run(
-        "Record this: 12 euros for tea. Yours, Ada.", provider=PROVIDER, tools=[record], until_tool="record"
-    )
-    for call in result.tool_calls:
-        print(f"turn {call.turn}: {call.content[0].text}")
-    print(f"recorded: {result.tool_calls[-1].data}")
+    """Reads an invoice, and shows it while it is being written."""
+    async with alloy.stream(
+        "Read this invoice: 12 euros for tea and milk. Yours, Ada.", provider=PROVIDER, output_type=Invoice
+    ) as run:
+        async for invoice in run.partial_outputs():
+            print(f"so far: {invoice}")
+    result = run.result
+    print(f"after {result.turns} answers: {result.output.amount} euros to {result.output.sender}")
 
 
 asyncio.run(main())

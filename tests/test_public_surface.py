@@ -87,6 +87,7 @@ EXCEPTIONS = {
     "BudgetExceededError": ["Halt"],
     "MCPServerError": ["AlloyError"],
     "DeadlineExceededError": ["AlloyError", "TimeoutError"],
+    "OutputError": ["AlloyError"],
     "RunError": ["AlloyError"],
     "RequestCancelledError": ["AlloyError"],
     "ApprovalError": ["AlloyError"],

@@ -274,7 +274,7 @@ class Agent(Answering):
             with waiting(self.name, (request,)):
                 async with self.subscribe(request_id=request.id, buffer=STREAM_BUFFER) as events:
                     answers = Answers(self._owner, request)
-                    yield RunStream(request, events, lambda: self._cancel(request), answers)
+                    yield RunStream(request, events, lambda: self._cancel(request), answers, self._owner.config)
         finally:
             if new:
                 await self._abandon(request)

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from alloy.providers.base import Priority
     from alloy.providers.budget import Budget
 
-__all__ = ["Config", "Options"]
+__all__ = ["Config", "Options", "PlainOptions"]
 
 
-class Options(TypedDict, total=False):
-    """The options of `run`, `stream` and `Config`, for editors and type checkers; `Config` says what they mean."""
+class PlainOptions(TypedDict, total=False):
+    """`Options` without the one that says what type a result has."""
 
     provider: Provider | str
     tools: Sequence[Tool]
@@ -57,6 +57,13 @@ class Options(TypedDict, total=False):
     max_pending: int
     model_metadata_overrides: Mapping[str, int | ModelMetadata | Mapping[str, Any]]
     model_catalogue: Catalogue | None
+    output_retries: int
+
+
+class Options(PlainOptions, total=False):
+    """The options of `run`, `stream` and `Config`, for editors and type checkers; `Config` says what they mean."""
+
+    output_type: Any
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -93,6 +100,8 @@ class Config:
         model_metadata_overrides: what you know better about models, by ``"model"`` or ``"vendor:model"``: the window in tokens,
             an `alloy.models.ModelMetadata`, or a mapping of its attributes; dated snapshots of a name are meant, too.
         model_catalogue: whom to ask about models; by default genai-prices, which comes with Alloy.
+        output_retries: how many times the model is told what is wrong with its result before the run fails.
+        output_type: the type of the run's result, any that pydantic has a JSON schema for; `str` for the model's last words.
 
     Raises:
         UnknownOptionError: there is no such option.
@@ -126,6 +135,8 @@ class Config:
     max_pending: int = 0
     model_metadata_overrides: Mapping[str, ModelMetadata] = field(default_factory=dict)
     model_catalogue: Catalogue | None = None
+    output_retries: int = 2
+    output_type: Any = None
 
     def __init__(self, **options: Unpack[Options]) -> None:
         for option in options:
@@ -161,6 +172,12 @@ class Config:
         if self.until_tool is not None and self.until_tool not in names:
             raise InvalidOptionError(
                 "until_tool", f"the name of one of the tools ({', '.join(names)})", self.until_tool
+            )
+        if self.until_tool is not None and self.output_type is not None:
+            raise InvalidOptionError(
+                "until_tool",
+                "nothing beside output_type: either a tool's call ends the run or its result",
+                self.until_tool,
             )
 
 
@@ -291,6 +308,14 @@ def _catalogue(name: str, value: Any) -> Any:
     return value
 
 
+def _output_type(_: str, value: Any) -> Any:
+    if value is not None and value is not str:
+        from alloy.loop.output import output_type  # noqa: PLC0415  pydantic, which only who wants a type pays for
+
+        output_type(value)
+    return value
+
+
 _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "provider": _provider,
     "tools": _several(Tool, "tools; put @alloy.tool on a function to make it one"),
@@ -317,4 +342,6 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "max_pending": _whole(0),
     "model_metadata_overrides": _overrides,
     "model_catalogue": _catalogue,
+    "output_retries": _whole(0),
+    "output_type": _output_type,
 }

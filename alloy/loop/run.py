@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol, Unpack
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, Unpack, overload
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -19,20 +19,41 @@ from alloy.loop.channel import Channel, Gate
 from alloy.loop.config import Config, Options
 from alloy.loop.conversation import History, checked_prompt
 from alloy.loop.turns import Loop
+from alloy.result import Output_co, Result
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from alloy.events import Sink
     from alloy.loop.answering import Answers
+    from alloy.loop.config import PlainOptions
     from alloy.messages import Block, Message
-    from alloy.result import Result
 
 __all__ = ["RunStream", "both", "configured", "guarded_sink", "outcome", "run", "stream"]
 
+T = TypeVar("T")
 BUFFER = 1024  # envelopes that a reader may be behind before the model waits for it
 
 _log = logging.getLogger("alloy")
+
+
+@overload
+async def run(
+    prompt: str | Block | Sequence[Block] | Message | None = None,
+    config: Config | None = None,
+    *,
+    output_type: type[T],
+    **options: Unpack[PlainOptions],
+) -> Result[T]: ...
+
+
+@overload
+async def run(
+    prompt: str | Block | Sequence[Block] | Message | None = None,
+    config: Config | None = None,
+    **options: Unpack[Options],
+) -> Result: ...
 
 
 async def run(
@@ -58,6 +79,24 @@ async def run(
     config = configured(config, options)
     loop = _loop(prompt, config, guarded_sink(config.on_event))
     return outcome(await loop.execute())
+
+
+@overload
+def stream(
+    prompt: str | Block | Sequence[Block] | Message | None = None,
+    config: Config | None = None,
+    *,
+    output_type: type[T],
+    **options: Unpack[PlainOptions],
+) -> AbstractAsyncContextManager[RunStream[T]]: ...
+
+
+@overload
+def stream(
+    prompt: str | Block | Sequence[Block] | Message | None = None,
+    config: Config | None = None,
+    **options: Unpack[Options],
+) -> AbstractAsyncContextManager[RunStream]: ...
 
 
 @asynccontextmanager
@@ -95,7 +134,7 @@ async def stream(
             channel.close()
 
     async with background(work):
-        yield RunStream(loop, channel, scope.cancel, loop.desk)
+        yield RunStream(loop, channel, scope.cancel, loop.desk, config)
 
 
 class _Watched(Protocol):
@@ -111,14 +150,17 @@ class _Source(Protocol):
     async def pull(self) -> Envelope | None: ...
 
 
-class RunStream(Answering):
+class RunStream(Answering, Generic[Output_co]):
     """A run that is being watched; every envelope is given out once, to whoever asks first."""
 
-    def __init__(self, run: _Watched, source: _Source, cancel: Callable[[], None], answers: Answers) -> None:
+    def __init__(
+        self, run: _Watched, source: _Source, cancel: Callable[[], None], answers: Answers, config: Config
+    ) -> None:
         self._run = run
         self._source = source
         self._cancel = cancel
         self._desk = answers
+        self._config = config
 
     def _answers(self) -> Answers:
         return self._desk
@@ -145,12 +187,34 @@ class RunStream(Answering):
                 yield envelope.payload["text"]
         await self._end()
 
+    async def partial_outputs(self) -> AsyncIterator[Output_co]:
+        """The result while it is being written: values of the `output_type` made of what is there so far, the whole one last.
+
+        What isn't written yet, or isn't valid yet, is left out. So the first value comes when all that has no default is there.
+        A value is given when it differs from the one before; one may be much shorter, when the model has to begin anew.
+
+        Raises:
+            InvalidOptionError: the run has no `output_type`.
+            RunError: at the end of a run that failed or was halted.
+        """
+        from alloy.loop.partial import PartialOutput  # noqa: PLC0415  only who asks for it pays for it
+
+        partial = PartialOutput(self._config)
+        pull = self._source.pull
+        while (envelope := await pull()) is not None:
+            if partial.changed_by(envelope):
+                yield partial.value
+        await self._end()
+        result = self._run.result
+        if result is not None and result.status == "completed" and partial.changed_to(result.output):
+            yield result.output
+
     async def _end(self) -> None:
         await checkpoint()  # whoever was cancelled along with the run must not take this for its ordinary end
         if self._run.result is not None:
             outcome(self._run.result)
 
-    async def wait(self) -> Result:
+    async def wait(self) -> Result[Output_co]:
         """Waits for the end, passing over the envelopes until then.
 
         Raises:
@@ -165,7 +229,7 @@ class RunStream(Answering):
         self._cancel()
 
     @property
-    def result(self) -> Result:
+    def result(self) -> Result[Output_co]:
         """The result, whatever its status.
 
         Raises:
@@ -199,7 +263,7 @@ def _loop(
     return Loop(config, build_provider(config), history, events, gate, budgets_of(config))
 
 
-def outcome(result: Result) -> Result:
+def outcome(result: Result[T]) -> Result[T]:
     """The result of a run that has ended.
 
     Raises:

@@ -14,6 +14,7 @@ from alloy.loop.run import both, configured, guarded_sink
 from alloy.loop.seat import CallSeat
 from alloy.loop.turns import Loop
 from alloy.tools.base import Tool, ToolOutput
+from alloy.tools.compact import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +53,8 @@ def agent_tool(
 ) -> AgentTool:
     """Makes a tool of an agent: each call is a run of its own, with a history of its own, that ends with the call.
 
-    The model gives it a task as text and gets the last words of its run, or what it failed of. Whoever watches the run that calls
+    The model gives it a task as text and gets the last words of its run, or what it failed of. With an `output_type` it gets the
+    run's result as JSON, which is also in the `data` of the call, under ``output``. Whoever watches the run that calls
     it gets its envelopes inside of ``tool_progress``; its usage is counted with that run's; its approvals are asked there. A
     call may take the `timeout` of its options, or else what any tool may.
 
@@ -113,7 +115,7 @@ class AgentTool(Tool):
         seat = context.seat if isinstance(context.seat, CallSeat) else None
         before = _depth.set(depth)
         try:
-            return _output(await self._run(task, context, seat))
+            return _output(await self._run(task, context, seat), self._config.output_type)
         finally:
             _depth.reset(before)
 
@@ -158,8 +160,8 @@ def _sink(config: Config, seat: CallSeat | None) -> Sink | None:
     return pass_on if own is None else both(own, pass_on)
 
 
-def _output(result: Result) -> ToolOutput:
-    data = {
+def _output(result: Result, kind: Any) -> ToolOutput:
+    data: dict[str, Any] = {
         "status": result.status,
         "request_id": result.request_id,
         "turns": result.turns,
@@ -168,7 +170,12 @@ def _output(result: Result) -> ToolOutput:
     }
     match result.status:
         case "completed":
-            return ToolOutput(result.text, data=data)
+            if kind is None or kind is str:
+                return ToolOutput(result.text, data=data)
+            from alloy.loop.output import output_type  # noqa: PLC0415  pydantic, which only who wants a type pays for
+
+            output = output_type(kind).to_json(result.output)
+            return ToolOutput(json_text(output), data={**data, "output": output})
         case "max_turns":
             said = f"; its last words were: {result.text}" if result.text.strip() else ""
             text = f"The agent wasn't done after {result.turns} turns{said}"

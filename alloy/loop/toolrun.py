@@ -107,10 +107,18 @@ class ToolBatch:
         """Whether a call of this tool was executed without an error."""
         return any(record is not None and record.name == name and not record.is_error for record in self._records)
 
+    def open_calls(self, name: str) -> list[int]:
+        """Which calls of a tool have no outcome yet."""
+        return [index for index, call in enumerate(self.calls) if call.name == name and self._records[index] is None]
+
+    def answer(self, index: int, output: ToolOutput) -> None:
+        """Gives a call its outcome; it isn't executed."""
+        self._finish(index, self.calls[index], output, self._start(self.calls[index]))
+
     def refuse(self, reason: str) -> None:
         """Answers every call with an error, and executes none."""
-        for index, call in enumerate(self.calls):
-            self._finish(index, call, ToolOutput(reason, is_error=True), self._start(call))
+        for index in range(len(self.calls)):
+            self.answer(index, ToolOutput(reason, is_error=True))
 
     async def execute(self) -> None:
         """Executes the calls: neighbours that are safe to run together at once, all others one at a time, in order.

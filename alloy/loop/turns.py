@@ -21,7 +21,7 @@ from alloy.errors import DeadlineExceededError, Halt, InvalidOptionError, Provid
 from alloy.history import check_history
 from alloy.loop.compactor import compactor_for, details_of
 from alloy.loop.desk import Desk
-from alloy.loop.goal import goal_of
+from alloy.loop.goal import CUT_OFF, goal_of
 from alloy.loop.listening import NO_ANSWER, Listener, provider_error
 from alloy.loop.middleware import Hooks, RunContext
 from alloy.loop.prefix import Prefix
@@ -96,9 +96,11 @@ class Loop:
         self.budgets = tuple(budgets)
         self._provider = self._paid(provider)
         self._gate = gate
-        self._specs = tuple(
+        self._goal = goal_of(config, provider)
+        self._specs = self._goal.tools(
             ToolSpec(tool.name, tool.description, tool.input_schema, tool.options) for tool in config.tools
         )
+        self._system = self._goal.system(config.system_prompt)
         self._compactor = compactor_for(config, provider, self._specs)
         self._hooks = Hooks((*config.middleware, self._compactor) if self._compactor else config.middleware)
         self._context = RunContext(self, config, self._provider, request_id=events.correlation_id)
@@ -107,7 +109,6 @@ class Loop:
         self._runner = ToolRunner(config, tools, self._hooks, self._context, events, self.desk, gate, self._spend)
         self.prefix = Prefix()
         self._listener = Listener(self._provider, events, gate, self._spend)
-        self._goal = goal_of(config)
         self._stop_reason: StopReason | None = None
         self._calls: list[ToolCall] = []
         self._answers = 0
@@ -154,6 +155,7 @@ class Loop:
         error = None if end.status == "cancelled" else end.error
         result = Result(
             status=end.status,
+            output=self._goal.output if end.status == "completed" else None,
             text=self._text if end.status in ("completed", "max_turns") else "",
             messages=tuple(self.history.messages),
             usage=self.usage,
@@ -322,18 +324,22 @@ class Loop:
             self._paused, turn.message = turn.message, None
             return None
         self._paused = None
-        turn.next_prompt = self._goal.missing_from(turn.message or completion.message)
+        turn.next_prompt = self._goal.missing_from(turn.message or completion.message, completion.stop_reason)
         return _End("completed") if turn.next_prompt is None else None
 
     async def _act_on_calls(self, batch: ToolBatch, stop_reason: StopReason) -> _End | None:
-        if stop_reason in ("max_tokens", "context_window"):
+        if stop_reason in CUT_OFF:
             batch.refuse(TRUNCATED)
-            return None
+            return self._reached(batch)
         await self._hooks.tell("after_tool_request", batch.calls, self._context)
         return await self._execute(batch)
 
     async def _execute(self, batch: ToolBatch) -> _End | None:
+        self._goal.answer(batch)
         await batch.execute()
+        return self._reached(batch)
+
+    def _reached(self, batch: ToolBatch) -> _End | None:
         return _End("completed") if self._goal.reached_by_calls(batch) else None
 
     def _refuse(self, completion: Completion) -> None:
@@ -398,11 +404,12 @@ class Loop:
             messages = [*messages, self._paused]
         request = Request(
             messages=messages,
-            system=self.config.system_prompt,
+            system=self._system,
             tools=self._specs,
             stream=self.events.watched,
             caller=self.events.agent_id or self.events.correlation_id,
             priority=self.config.priority,
+            response_schema=self._goal.schema,
         )
         if self._hooks.has("before_completion"):
             request = await self._hooks.thread("before_completion", request, Request, self._context)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from alloy.providers.base import ProviderItem, Request
+    from alloy.providers.base import ProviderItem, Request, StructuredOutput
     from alloy.providers.counting import CountEndpoint
     from alloy.providers.decoder import Decoder
     from alloy.providers.governor import RateLimits, Ticket
@@ -187,6 +187,10 @@ class Adapter(ABC):
         except ProviderError as error:
             error.provider, error.model = self.name, self._model
             raise
+
+    @abstractmethod
+    def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:
+        """How the model is made to answer by a schema; see `alloy.providers.base.StructuresOutput`."""
 
     @abstractmethod
     def decoder(self, request: Request) -> Decoder:

@@ -10,19 +10,19 @@ from urllib.parse import urlsplit
 from alloy.errors import InvalidOptionError, MissingKeyError
 from alloy.providers.adapter import Adapter, CommonSettings
 from alloy.providers.anthropic_decode import AnthropicDecoder
-from alloy.providers.anthropic_encode import Encoder
+from alloy.providers.anthropic_encode import Encoder, answer_format
 from alloy.providers.counting import CountEndpoint, only
 from alloy.providers.governor import LEARNED
 from alloy.providers.http import READ_TIMEOUT, Secret
 from alloy.providers.options import named_tool
-from alloy.providers.strict_schema import ANTHROPIC, strict_schema
+from alloy.providers.strict_schema import ANTHROPIC, optional_properties, strict_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import httpx
 
-    from alloy.providers.base import Request
+    from alloy.providers.base import Request, StructuredOutput
     from alloy.providers.governor import RateLimits
 
 __all__ = ["Anthropic", "AnthropicSettings"]
@@ -58,6 +58,11 @@ _COUNT = CountEndpoint(
     ),
 )
 """Anthropic's API reference, "Count tokens in a Message"."""
+
+# Claude before 4.1, which takes no JSON schema for its answers.
+_NO_SCHEMA = re.compile(r"claude-(?:[1-3]|instant|(?:opus|sonnet)-4(?:-0)?(?:[-@]20\d*)?$)")
+_OPTIONAL = 10
+"""How many properties of a schema may be optional, all in all, before the API may find it too complex."""
 
 
 class AnthropicSettings(CommonSettings, total=False):
@@ -136,13 +141,21 @@ class Anthropic(Adapter):
         )
         fields = _fields(model, settings)
         self._limit = fields["max_tokens"]
+        self._cites = settings.get("citations", False)
         self._encoder = Encoder(
             self.origin,
             fields,
             server_tools=settings.get("server_tools", ()),
             cache=settings.get("cache", "5m"),
-            citations=settings.get("citations", False),
+            citations=self._cites,
         )
+
+    def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:  # noqa: ARG002  with tools or without
+        """By the API where model and schema allow it, which isn't beside citations either; else by a tool."""
+        if "claude" not in self._model or _NO_SCHEMA.search(self._model) or self._cites:
+            return "tool"
+        strict = strict_schema(schema, ANTHROPIC)
+        return "tool" if strict is None or optional_properties(strict) > _OPTIONAL else "native"
 
     def decoder(self, request: Request) -> AnthropicDecoder:
         """What decodes the answer to `request`."""
@@ -188,8 +201,7 @@ def _fields(model: str, settings: AnthropicSettings) -> dict[str, Any]:
             case "effort":
                 output["effort"] = value
             case "response_schema":
-                schema = settings["response_schema"]
-                output["format"] = {"type": "json_schema", "schema": strict_schema(schema, ANTHROPIC) or schema}
+                output["format"] = answer_format(settings["response_schema"])
             case _:
                 pass  # not a field of the body
     if output:

@@ -28,7 +28,7 @@ from alloy.messages import (
     ToolUseBlock,
     VideoBlock,
 )
-from alloy.providers.options import ToolMemo, lesser, tool_options
+from alloy.providers.options import SchemaMemo, ToolMemo, lesser, tool_options
 from alloy.providers.strict_schema import ANTHROPIC, strict_schema
 from alloy.providers.transcript import CallIds, for_origin, turns
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from alloy.providers.base import Request, ToolSpec
     from alloy.providers.transcript import Role
 
-__all__ = ["CONTAINER", "Encoder"]
+__all__ = ["CONTAINER", "Encoder", "answer_format"]
 
 CONTAINER = "container"
 """The kind of the `RawBlock` that says in which container an answer's code ran; it isn't sent as a block."""
@@ -90,6 +90,7 @@ class Encoder:
         self._origin = origin
         self._settings = settings
         self._tools = ToolMemo(_tool)
+        self._format = SchemaMemo(answer_format)
         self._server_tools = [dict(tool) for tool in server_tools]
         ttl = {} if cache == "5m" else {"ttl": cache}
         self._cache: dict[str, Any] | None = {"type": "ephemeral"} | ttl if cache else None
@@ -119,6 +120,11 @@ class Encoder:
             fields["system"] = [{"type": "text", "text": system} | self._breakpoint]
         if self._server_tools and CONTAINER not in fields and (container := self._container(messages)):
             fields["container"] = container
+        if request.response_schema is not None:
+            fields["output_config"] = {
+                **fields.get("output_config", {}),
+                "format": self._format(request.response_schema),
+            }
         if request.stream:
             fields["stream"] = True
         last = len(messages) - 1
@@ -329,6 +335,11 @@ def _tool(tool: ToolSpec) -> dict[str, Any]:
         del options["strict"]  # it can't be
     described = {"description": tool.description} if tool.description else {}
     return {"name": tool.name} | described | {"input_schema": schema} | options
+
+
+def answer_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What the API calls a format: the schema, as far as it can be enforced."""
+    return {"type": "json_schema", "schema": strict_schema(schema, ANTHROPIC) or schema}
 
 
 def _tool_name(name: str) -> str:

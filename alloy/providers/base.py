@@ -25,12 +25,18 @@ __all__ = [
     "RateLimitWait",
     "Request",
     "Retry",
+    "StructuredOutput",
+    "StructuresOutput",
     "TextDelta",
     "ThinkingDelta",
     "ToolCallDelta",
     "ToolSpec",
     "held",
+    "structured_output",
 ]
+
+StructuredOutput: TypeAlias = Literal["native", "tool", "prompt"]
+"""How a model is made to answer by a schema: by its API, by the arguments of a tool, or by words in its prompt."""
 
 
 Priority: TypeAlias = Literal["interactive", "batch"]
@@ -70,6 +76,8 @@ class Request:
         estimated_tokens: how many tokens the prompt and its answer will take; by default learned from the caller's earlier ones.
         max_tokens: the longest answer that is paid for, thinking included, in tokens; a provider whose own setting is less
             keeps to that. None for no further limit.
+        response_schema: a JSON schema of an object, which the answer's text must match; only for providers whose
+            `structured_output` is ``native``.
     """
 
     messages: Sequence[Message]
@@ -80,6 +88,7 @@ class Request:
     priority: Priority = "interactive"
     estimated_tokens: int | None = None
     max_tokens: int | None = None
+    response_schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +227,31 @@ class CountsTokens(Protocol):
             ToolDefinitionError: a tool has an option that nobody knows.
         """
         ...
+
+
+@runtime_checkable
+class StructuresOutput(Protocol):
+    """A provider that knows how its model is made to answer by a schema."""
+
+    def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:
+        """The surest way that this model has.
+
+        Args:
+            schema: the schema, of an object.
+            tools: whether requests have tools, too.
+        """
+        ...
+
+
+def structured_output(provider: Provider, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:
+    """How a provider's model is made to answer by a schema; by a tool, if the provider doesn't say.
+
+    Args:
+        provider: whom to ask.
+        schema: the schema, of an object.
+        tools: whether requests have tools, too.
+    """
+    return provider.structured_output(schema, tools=tools) if isinstance(provider, StructuresOutput) else "tool"
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from alloy.providers.base import Request
+    from alloy.providers.base import Request, StructuredOutput
     from alloy.providers.governor import RateLimits
 
 __all__ = ["ChatCompletions", "ChatSettings"]
@@ -97,6 +97,11 @@ class ChatCompletions(Adapter):
         self._limit = 0 if "audio" in fields else fields.get(self._compat.max_tokens)  # streams hold raw sound only
         self._audio_type = f"audio/{(fields.get('audio') or {}).get('format', 'wav')}"
         self._encoder = Encoder(self._compat, self.origin, fields)
+
+    def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:  # noqa: ARG002  any schema
+        """By the API where the host has that, also beside tools if there are any; else by a tool."""
+        compat = self._compat
+        return "native" if compat.response_schema and (compat.schema_beside_tools or not tools) else "tool"
 
     def decoder(self, request: Request) -> ChatDecoder:
         """What decodes the answer to `request`."""

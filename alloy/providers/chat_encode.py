@@ -23,8 +23,8 @@ from alloy.messages import (
     VideoBlock,
 )
 from alloy.providers.gemini_schema import gemini_schema
-from alloy.providers.options import ToolMemo, lesser, tool_options
-from alloy.providers.strict_schema import OPENAI, strict_schema
+from alloy.providers.options import SchemaMemo, ToolMemo, lesser, tool_options
+from alloy.providers.strict_schema import OPENAI, answer_format, strict_schema
 from alloy.providers.transcript import ANY_CALL_ID, CallIds, for_origin, is_own
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Encoder:
         self._origin = origin
         self._settings = settings
         self._tools = ToolMemo(lambda tool: _tool(tool, compat))
+        self._format = SchemaMemo(lambda schema: {"type": "json_schema", "json_schema": answer_format(schema)})
         self._memo: Memo[tuple[_Sent, ...]] = Memo(self._message, size=lambda sent: sum(len(one.json) for one in sent))
 
     def encode(self, request: Request) -> bytes:
@@ -83,6 +84,10 @@ class Encoder:
             limits = (self._compat.max_tokens, "max_completion_tokens", "max_tokens")
             name = next((name for name in limits if name in fields), limits[0])
             fields[name] = lesser(fields.get(name), request.max_tokens)
+        if request.response_schema is not None:
+            if not self._compat.response_schema:
+                raise _refused("a response_schema")
+            fields["response_format"] = self._format(request.response_schema)
         if request.stream:
             fields["stream"] = True
             if self._compat.stream_usage:

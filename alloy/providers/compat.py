@@ -41,6 +41,7 @@ class Compat:
         media: whether it takes anything but text.
         video: whether it takes ``video_url``.
         response_schema: whether it takes a JSON schema for the answer.
+        schema_beside_tools: whether it takes one in a request with tools, and still lets the model call them.
         references: whether it takes schemas of tools with references; if not, they are put in place.
         limits_per_model: whether each model has rate limits of its own; if not, all of an account's share them.
     """
@@ -63,11 +64,12 @@ class Compat:
     media: bool = True
     video: bool = False
     response_schema: bool = True
+    schema_beside_tools: bool = True
     references: bool = True
     limits_per_model: bool = True
 
 
-UNKNOWN_HOST = Compat(name="chat_completions", key_required=False, video=True)
+UNKNOWN_HOST = Compat(name="chat_completions", key_required=False, video=True, schema_beside_tools=False)
 """A host that isn't in the list: it may need a key or not, and gets what most take."""
 
 _HOSTS = (
@@ -116,6 +118,7 @@ _HOSTS = (
         reasoning_required=True,
         video=True,
         limits_per_model=False,  # https://platform.kimi.ai/docs/introduction
+        schema_beside_tools=False,
     ),
     Compat(
         name="zai",
@@ -123,6 +126,7 @@ _HOSTS = (
         domains=("api.z.ai", "open.bigmodel.cn"),
         key_variables=("ZAI_API_KEY", "ZHIPUAI_API_KEY"),
         video=True,
+        response_schema=False,  # https://docs.z.ai/guides/capabilities/struct-output
         references=False,
     ),
     Compat(
@@ -133,6 +137,7 @@ _HOSTS = (
         stream_usage=False,  # it sends usage unasked, and refuses fields that it doesn't know
         call_ids="alphanumeric_9",
         assistant_after_tool=True,
+        schema_beside_tools=False,  # it was seen to write its calls into the JSON
     ),
     Compat(
         name="groq",
@@ -140,6 +145,7 @@ _HOSTS = (
         domains=("api.groq.com",),
         key_variables=("GROQ_API_KEY",),
         max_tokens="max_completion_tokens",
+        schema_beside_tools=False,  # https://console.groq.com/docs/structured-outputs
     ),
     Compat(
         name="cerebras",
@@ -147,6 +153,7 @@ _HOSTS = (
         domains=("api.cerebras.ai",),
         key_variables=("CEREBRAS_API_KEY",),
         max_tokens="max_completion_tokens",
+        schema_beside_tools=False,
     ),
     Compat(
         name="together",
@@ -175,9 +182,9 @@ _HOSTS = (
         key_variables=("XAI_API_KEY",),
         max_tokens="max_completion_tokens",
     ),
-    Compat(name="ollama", base_url="http://localhost:11434/v1", domains=("ollama.com",), key_variables=("OLLAMA_API_KEY",), key_required=False),
-    Compat(name="vllm", base_url="http://localhost:8000/v1", key_variables=("VLLM_API_KEY",), key_required=False, video=True),
-    Compat(name="llama_cpp", base_url="http://localhost:8080/v1", key_variables=("LLAMA_API_KEY",), key_required=False),
+    Compat(name="ollama", base_url="http://localhost:11434/v1", domains=("ollama.com",), key_variables=("OLLAMA_API_KEY",), key_required=False, schema_beside_tools=False),
+    Compat(name="vllm", base_url="http://localhost:8000/v1", key_variables=("VLLM_API_KEY",), key_required=False, video=True, schema_beside_tools=False),
+    Compat(name="llama_cpp", base_url="http://localhost:8080/v1", key_variables=("LLAMA_API_KEY",), key_required=False, schema_beside_tools=False),
 )  # fmt: skip
 HOSTS: Mapping[str, Compat] = {compat.name: compat for compat in _HOSTS}
 """The hosts that are known, by name."""

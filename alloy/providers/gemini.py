@@ -12,8 +12,7 @@ from alloy.errors import InvalidOptionError, MissingKeyError
 from alloy.providers.adapter import Adapter, CommonSettings
 from alloy.providers.counting import CountEndpoint, only
 from alloy.providers.gemini_decode import GeminiDecoder
-from alloy.providers.gemini_encode import Encoder, is_old, over
-from alloy.providers.gemini_schema import gemini_schema
+from alloy.providers.gemini_encode import Encoder, answer_format, is_old, over
 from alloy.providers.governor import LEARNED
 from alloy.providers.http import READ_TIMEOUT, Secret
 from alloy.providers.options import named_tool
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from alloy.providers.base import Request
+    from alloy.providers.base import Request, StructuredOutput
     from alloy.providers.governor import RateLimits
 
 __all__ = ["Gemini", "GeminiSettings"]
@@ -123,6 +122,9 @@ class Gemini(Adapter):
         generation = over(fields, settings.get("extra_body", {})).get("generationConfig", {})
         self._limit = generation.get("maxOutputTokens")
         self._vertex = "aiplatform" in url
+        self._server_tools = bool(
+            settings.get("server_tools") or settings.get("cached_content")
+        )  # a cache may hold some
         self._encoder = Encoder(
             origin=self.origin,
             model=model,
@@ -140,6 +142,14 @@ class Gemini(Adapter):
         """The whole request inside of another (Google's API reference, "models.countTokens")."""
         name = to_json(f"models/{self._model.removeprefix('models/')}")
         return b'{"generateContentRequest":{"model":' + name + b"," + body[1:] + b"}"
+
+    def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:  # noqa: ARG002  any schema
+        """By the API; before Gemini 3 not beside tools, and ours not beside Google's. Gemma has neither."""
+        if "gemma" in self._model:
+            return "prompt"
+        if not is_old(self._model) or not (tools or self._server_tools):
+            return "native"
+        return "prompt" if self._server_tools else "tool"
 
     def decoder(self, request: Request) -> GeminiDecoder:
         """What decodes the answer to `request`."""
@@ -171,8 +181,7 @@ def _fields(model: str, settings: GeminiSettings) -> dict[str, Any]:
     if thinking := _thinking(model, settings):
         generation["thinkingConfig"] = thinking
     if "response_schema" in settings:
-        generation["responseMimeType"] = "application/json"
-        generation["responseJsonSchema"] = gemini_schema(settings["response_schema"])
+        generation |= answer_format(settings["response_schema"])
     if generation:
         fields["generationConfig"] = generation
     if "tool_choice" in settings:

@@ -25,7 +25,7 @@ from alloy.messages import (
     VideoBlock,
 )
 from alloy.providers.gemini_schema import gemini_schema
-from alloy.providers.options import ToolMemo, lesser, tool_options
+from alloy.providers.options import SchemaMemo, ToolMemo, lesser, tool_options
 from alloy.providers.transcript import for_origin
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from alloy.messages import Block, MediaBlock, Message
     from alloy.providers.base import Request, ToolSpec
 
-__all__ = ["NO_SIGNATURE", "Encoder", "is_old", "over"]
+__all__ = ["NO_SIGNATURE", "Encoder", "answer_format", "is_old", "over"]
 
 NO_SIGNATURE = "skip_thought_signature_validator"
 """What a call that no Gemini model wrote has for a signature (Google's page on thought signatures)."""
@@ -97,6 +97,7 @@ class Encoder:
         self._combine = combine and not self._old
         self._memo = Memo(self._message, size=lambda sent: sent.size)
         self._declarations = ToolMemo(_declaration)
+        self._format = SchemaMemo(answer_format)
 
     def encode(self, request: Request) -> bytes:
         """The body to send.
@@ -118,6 +119,8 @@ class Encoder:
         fields = dict(self._settings)
         if request.system and request.system.strip():
             fields["systemInstruction"] = {"parts": [{"text": request.system}]}
+        if request.response_schema is not None:
+            fields["generationConfig"] = fields.get("generationConfig", {}) | self._format(request.response_schema)
         tools = list(self._server_tools)
         if request.tools:
             tools.append({"functionDeclarations": self._declarations(request.tools)})
@@ -204,6 +207,11 @@ class Encoder:
 
 def _json(value: Mapping[str, Any]) -> bytes:
     return to_json(value, inf_nan_mode="null")  # JSON has no NaN, but answers may
+
+
+def answer_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the generation's settings makes the answer keep to a schema."""
+    return {"responseMimeType": "application/json", "responseJsonSchema": gemini_schema(schema)}
 
 
 def is_old(model: str) -> bool:

@@ -17,9 +17,9 @@ from alloy.providers.local_process import Launch, acquire, lease_server, release
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
-    from alloy.providers.base import ProviderItem, Request
+    from alloy.providers.base import ProviderItem, Request, StructuredOutput
     from alloy.providers.decoder import Decoder
     from alloy.providers.local_process import Server
 
@@ -102,6 +102,10 @@ class Local:
         """How much a conversation may hold, in tokens."""
         return self._context_size
 
+    def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:  # noqa: ARG002  any schema
+        """By a grammar; other models than the small one beside tools by a tool."""
+        return "native" if self._small or not tools else "tool"
+
     async def __aenter__(self) -> Self:
         await acquire(self._launch)
         return self
@@ -131,7 +135,10 @@ class Local:
             provider=self.name, model=self._model, origin=self._origin, taken=taken, usage_due=request.stream
         )
         if self._small and local_prompt.chooses(request):
-            return local_prompt.CallDecoder(chat, reply=local_prompt.reply_name(request), taken=taken)
+            by_schema = request.response_schema is not None
+            return local_prompt.CallDecoder(
+                chat, reply=local_prompt.reply_name(request), taken=taken, by_schema=by_schema
+            )
         return chat
 
     async def _explained(self, error: ProviderError, server: Server) -> ProviderError:

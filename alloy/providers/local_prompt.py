@@ -103,13 +103,12 @@ def encode(request: Request, settings: Mapping[str, Any]) -> bytes:
         functions = [*map(_signature, request.tools), f"{reply}(text): Answers in words."]
         system += "\n\n" + _CHOICE.format(functions="\n".join(functions))
         examples = _choice_examples(reply)
-        fields["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": "call", "schema": _schema(request.tools, reply)},
-        }
+        fields["response_format"] = _held_to("call", _schema(request, reply))
+    elif request.response_schema is not None:
+        fields["response_format"] = _held_to("answer", request.response_schema)
     elif request.messages and request.messages[-1].tool_results:
         examples = _answer_examples()
-    fields["messages"] = [_said("system", system), *examples, *_history(request.messages, reply)]
+    fields["messages"] = [_said("system", system), *examples, *_history(request, reply)]
     return to_json(fields)
 
 
@@ -139,14 +138,15 @@ def _answer_examples() -> Iterator[Mapping[str, str]]:
         yield _said("assistant", answer)
 
 
-def _history(messages: Iterable[Message], reply: str | None) -> Iterator[Mapping[str, str]]:
+def _history(request: Request, reply: str | None) -> Iterator[Mapping[str, str]]:
     """The history as the model has learnt to read it: calls as JSON, results as the user's words."""
     question = ""
-    for message in messages:
+    for message in request.messages:
         text = "\n\n".join(_texts(message))
         if message.role == "assistant":
             calls = [_call(call.name, call.input) for call in message.tool_uses]
-            own = _call(reply, {"text": text}) if reply and text and not calls else text
+            value = _object(text) if request.response_schema is not None else None
+            own = _call(reply, value or {"text": text}) if reply and text and not calls else text
             yield _said("assistant", "\n".join(filter(None, [own, *calls])))
             continue
         question = text or question
@@ -190,15 +190,20 @@ def _call(name: str, arguments: Mapping[str, Any]) -> str:
     return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False, default=str)
 
 
-def _schema(tools: Iterable[ToolSpec], reply: str) -> Mapping[str, Any]:
-    """What it may write: a call of one of the tools, or a reply."""
-    text = {
+def _held_to(name: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
+
+
+def _schema(request: Request, reply: str) -> Mapping[str, Any]:
+    """What it may write: a call of one of the tools, or a reply, which is a text or by a schema."""
+    text: Mapping[str, Any] = {
         "type": "object",
         "properties": {"text": {"type": "string"}},
         "required": ["text"],
         "additionalProperties": False,
     }
-    branches = {tool.name: _moved(tool.input_schema, f"#/$defs/{tool.name}") for tool in tools} | {reply: text}
+    branches = {tool.name: _moved(tool.input_schema, f"#/$defs/{tool.name}") for tool in request.tools}
+    branches[reply] = _moved(request.response_schema or text, f"#/$defs/{reply}")
     return {"anyOf": [_branch(name) for name in branches], "$defs": branches}
 
 
@@ -234,11 +239,13 @@ class CallDecoder:
         chat: decodes the answer so far as it is Chat Completions.
         reply: the name of an answer in words.
         taken: the call ids that the history has already.
+        by_schema: whether an answer is an object by a schema, and its text JSON.
     """
 
-    def __init__(self, chat: ChatDecoder, *, reply: str, taken: Iterable[str]) -> None:
+    def __init__(self, chat: ChatDecoder, *, reply: str, taken: Iterable[str], by_schema: bool = False) -> None:
         self._chat = chat
         self._reply = reply
+        self._by_schema = by_schema
         self._id = unique_id("", set(taken))
         self._json = ""
         self._head: int | None = None
@@ -281,7 +288,8 @@ class CallDecoder:
             self._head = head.end()
             self._name = str(_partial(self._json).get("name", ""))
         if self._name == self._reply:
-            text = str((_partial(self._json).get("arguments") or {}).get("text", ""))
+            written = (_partial(self._json).get("arguments") or {}).get("text", "")
+            text = self._arguments(end=end) if self._by_schema else str(written)
             if len(text) > len(self._text):
                 yield TextDelta(text[len(self._text) :])
                 self._text = text

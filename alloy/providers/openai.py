@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from alloy.providers.base import Request
+    from alloy.providers.base import Request, StructuredOutput
     from alloy.providers.governor import RateLimits
 
 __all__ = ["OpenAI", "OpenAISettings"]
@@ -52,6 +52,11 @@ _COUNT = CountEndpoint(
     ),
 )
 """OpenAI's API reference, "Get input token counts"."""
+
+# Models that take no JSON schema for their answers, and those among them that call no tools either.
+# https://developers.openai.com/api/docs/guides/structured-outputs
+_NO_SCHEMA = re.compile(r"(?:^|[/:])(?:gpt-3|gpt-4(?:-|$)|gpt-4o-2024-05-13)")
+_NEITHER = re.compile(r"(?:^|[/:])(?:chatgpt-|o1-mini|o1-preview)")
 
 
 class OpenAISettings(CommonSettings, total=False):
@@ -133,6 +138,10 @@ class OpenAI(Adapter):
         self._limit = fields.get("max_output_tokens")
         self._encoder = Encoder(self.origin, fields, self._VENDOR, reasons=reasons)
 
+    def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:  # noqa: ARG002  any schema, with tools or without
+        """By the API; old models by a tool, or in words."""
+        return _by_model(self._model)
+
     def decoder(self, request: Request) -> ResponsesDecoder:
         """What decodes the answer to `request`."""
         return ResponsesDecoder(**self._asked(request), custom=custom_tools(request, self._VENDOR))
@@ -142,6 +151,10 @@ class OpenAI(Adapter):
 
     def _count_at(self) -> CountEndpoint | None:
         return _COUNT if self._VENDOR == "openai" else None
+
+
+def _by_model(model: str) -> StructuredOutput:
+    return "prompt" if _NEITHER.search(model) else "tool" if _NO_SCHEMA.search(model) else "native"
 
 
 def _fields(model: str, settings: OpenAISettings, *, reasons: bool) -> dict[str, Any]:

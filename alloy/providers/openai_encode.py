@@ -24,8 +24,8 @@ from alloy.messages import (
     VideoBlock,
 )
 from alloy.providers.openai_items import CLIENT_CALLS
-from alloy.providers.options import ToolMemo, lesser, named_tool, tool_options
-from alloy.providers.strict_schema import OPENAI, strict_schema
+from alloy.providers.options import SchemaMemo, ToolMemo, lesser, named_tool, tool_options
+from alloy.providers.strict_schema import OPENAI, answer_format, strict_schema
 from alloy.providers.transcript import CallIds, for_origin, is_own
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Encoder:
         self._origin = origin
         self._settings = settings
         self._tools = ToolMemo(lambda tool: _tool(tool, vendor))
+        self._format = SchemaMemo(lambda schema: {"type": "json_schema"} | answer_format(schema))
         self._reasons = reasons
         self._stored = bool(settings.get("store"))
         self._memo: Memo[tuple[_Sent, ...]] = Memo(self._message, size=lambda sent: sum(len(one.json) for one in sent))
@@ -90,6 +91,8 @@ class Encoder:
         else:
             for name in ("tools", "tool_choice", "parallel_tool_calls"):
                 fields.pop(name, None)
+        if request.response_schema is not None:
+            fields["text"] = {**fields.get("text", {}), "format": self._format(request.response_schema)}
         if request.system and request.system.strip():
             fields["instructions"] = request.system
         if request.max_tokens is not None:

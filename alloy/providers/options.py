@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from alloy.providers.base import ToolSpec
 
-__all__ = ["ADAPTERS", "ToolMemo", "lesser", "named_tool", "tool_options"]
+__all__ = ["ADAPTERS", "SchemaMemo", "ToolMemo", "lesser", "named_tool", "tool_options"]
 
 _KNOWN: Mapping[str, frozenset[str]] = {
     "anthropic": frozenset({"strict", "defer_loading", "input_examples"}),
@@ -89,3 +89,25 @@ class ToolMemo:
             self._declared = [self._declare(tool) for tool in tools]
             self._tools = tools
         return list(self._declared)
+
+
+class SchemaMemo:
+    """Remembers how the latest schema of an answer is worded: a run has the same one in each request.
+
+    Args:
+        word: words a schema for an API.
+    """
+
+    __slots__ = ("_schema", "_word", "_worded")
+
+    def __init__(self, word: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+        self._word = word
+        self._schema: Mapping[str, Any] | None = None
+        self._worded: dict[str, Any] = {}
+
+    def __call__(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """What the schema is called."""
+        if schema is not self._schema:
+            self._worded = self._word(schema)
+            self._schema = schema
+        return self._worded

@@ -9,21 +9,21 @@ import copy
 import random
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
 from alloy.errors import BudgetExceededError, InvalidOptionError, ProviderError
-from alloy.providers.base import Provider, RateLimitWait, Retry, held
+from alloy.providers.base import Provider, RateLimitWait, Retry, held, structured_output
 from alloy.providers.batches import Batches, in_batches
 from alloy.providers.counting import passed_on
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
     from alloy.errors import ErrorKind
-    from alloy.providers.base import ProviderItem, Request
+    from alloy.providers.base import ProviderItem, Request, StructuredOutput
 
 __all__ = ["Fallback", "Retrying", "Wrapper"]
 
@@ -64,6 +64,10 @@ class Wrapper(ABC):
     def context_window(self) -> int | None:
         """How much the model reads and writes, in tokens, where the provider itself knows it."""
         return getattr(self._provider, "context_window", None)
+
+    def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:
+        """How the model is made to answer by a schema; see `alloy.providers.base.StructuresOutput`."""
+        return structured_output(self._provider, schema, tools=tools)
 
     async def __aenter__(self) -> Self:
         if isinstance(self._provider, AbstractAsyncContextManager):
@@ -200,6 +204,11 @@ class Fallback(Wrapper):
 
     def __repr__(self) -> str:
         return f"Fallback({', '.join(map(repr, (self._provider, *self._others)))})"
+
+    def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:
+        """How all of them can be made to answer by a schema: as the one of them does that can least."""
+        ways = {structured_output(one, schema, tools=tools) for one in (self._provider, *self._others)}
+        return "prompt" if "prompt" in ways else "tool" if "tool" in ways else "native"
 
     async def _batches(self, request: Request) -> AsyncGenerator[Sequence[ProviderItem]]:
         for attempt, (provider, following) in enumerate(

@@ -5,18 +5,27 @@ from __future__ import annotations
 import dataclasses
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from alloy.errors import InvalidOptionError, ProviderError
 from alloy.messages import Block, Message, TextBlock, ThinkingBlock, ToolUseBlock
-from alloy.providers.base import Completion, Delta, ProviderItem, Request, TextDelta, ThinkingDelta, ToolCallDelta
+from alloy.providers.base import (
+    Completion,
+    Delta,
+    ProviderItem,
+    Request,
+    StructuredOutput,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+)
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from alloy.result import StopReason
 
@@ -61,20 +70,32 @@ class Scripted:
         script: the replies, in order.
         name: whose name it goes by.
         model: which model it says it is.
+        structured_output: how it is made to answer by a schema, which is for the script to do.
 
     Attributes:
         requests: every request so far, with the messages as they were.
     """
 
-    def __init__(self, script: Sequence[ScriptLine], *, name: str = "scripted", model: str = "script") -> None:
+    def __init__(
+        self,
+        script: Sequence[ScriptLine],
+        *,
+        name: str = "scripted",
+        model: str = "script",
+        structured_output: StructuredOutput = "native",
+    ) -> None:
         if isinstance(script, str | bytes):
             raise InvalidOptionError("script", "a list of replies", script)
         self._lines = list(script)
         for line in self._lines:
             if not isinstance(line, Reply | str | Exception) and not callable(line):
                 raise InvalidOptionError("script", "text, Reply objects, exceptions or functions of a Request", line)
+        if structured_output not in get_args(StructuredOutput):
+            expected = f"one of {', '.join(get_args(StructuredOutput))}"
+            raise InvalidOptionError("structured_output", expected, structured_output)
         self._name = name
         self._model = model
+        self._structured_output = structured_output
         self._calls = 0
         self.requests: list[Request] = []
 
@@ -87,6 +108,10 @@ class Scripted:
     def model(self) -> str:
         """Which model it says it is."""
         return self._model
+
+    def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:  # noqa: ARG002  a script decides for itself
+        """As it was said."""
+        return self._structured_output
 
     def __repr__(self) -> str:
         return f"Scripted({len(self.requests)} of {len(self._lines)} replies given)"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ANTHROPIC", "OPENAI", "StrictRules", "answer_format", "strict_schema"]
+__all__ = ["ANTHROPIC", "OPENAI", "StrictRules", "answer_format", "optional_properties", "strict_schema"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,20 @@ def answer_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     name = re.sub("[^A-Za-z0-9_-]", "_", str(schema.get("title") or ""))[:64] or "answer"
     strict = strict_schema(schema, OPENAI)
     return {"name": name, "schema": schema if strict is None else strict, "strict": strict is not None}
+
+
+def optional_properties(schema: Any) -> int:
+    """How many properties a strict schema has, all in all, that needn't be there."""
+    match schema:
+        case {"properties": Mapping() as properties}:
+            own = len(properties.keys() - set(schema.get("required", ())))
+            return own + sum(optional_properties(value) for value in (*properties.values(), schema.get("$defs")))
+        case Mapping():
+            return sum(optional_properties(value) for value in schema.values())
+        case list():
+            return sum(map(optional_properties, schema))
+        case _:
+            return 0
 
 
 class _NeverError(Exception):

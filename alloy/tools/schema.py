@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue, JsonSchemaWarningKind
     from pydantic_core import core_schema
 
-__all__ = ["Signature"]
+__all__ = ["Signature", "Untitled"]
 
 _UNREADABLE = (NameError, TypeError, SyntaxError, AttributeError, ValueError)
 _SHOWN = 8
@@ -61,7 +61,7 @@ class Signature:
             contexts = frozenset(name for name, hint in hints.items() if _is_context(hint))
             arguments = {name: each for name, each in asked.items() if name not in contexts}
             validator = _validator(arguments, hints, docstring.parameters(function))
-            schema = validator.json_schema(schema_generator=_Untitled)
+            schema = validator.json_schema(schema_generator=Untitled)
         except _ProblemError as error:
             raise ToolDefinitionError(tool, str(error)) from error.__cause__
         positional = tuple(name for name, each in asked.items() if each.kind is each.POSITIONAL_ONLY)
@@ -197,7 +197,7 @@ def _validator(
     )
     try:
         validator = TypeAdapter[dict[str, Any]](capture)  # type: ignore[arg-type]  # typed by what validation returns
-        validator.json_schema(schema_generator=_Untitled)
+        validator.json_schema(schema_generator=Untitled)
     except (PydanticUserError, *_UNREADABLE) as error:
         raise _ProblemError(_culprit(typed, error)) from error
     return validator
@@ -225,7 +225,7 @@ def _first(error: Exception) -> str:
     return str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
 
 
-class _Untitled(GenerateJsonSchema):
+class Untitled(GenerateJsonSchema):
     """JSON schema without the titles that pydantic makes of names: they say nothing new and cost tokens."""
 
     ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  so in pydantic

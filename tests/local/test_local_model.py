@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
+from typing import Literal
 
 import anyio
 import pytest
@@ -201,3 +203,47 @@ async def test_the_server_ends_when_its_parent_is_killed():
                     with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                         await connection.receive()
                 connection = await anyio.connect_tcp("127.0.0.1", port)
+
+
+@dataclasses.dataclass
+class Capital:
+    """A country's capital."""
+
+    country: str
+    city: str
+    continent: Literal["Europe", "Asia", "Africa", "America", "Australia"]
+
+
+async def test_an_answer_is_held_to_the_type_of_a_result_by_a_grammar(local):
+    with anyio.fail_after(WITHIN):
+        async with alloy.stream(
+            "What is the capital of France?", provider=local, output_type=Capital, output_retries=0
+        ) as run:
+            values = [value async for value in run.partial_outputs()]
+
+    assert run.result.turns == 1
+    assert values[-1] == run.result.output
+    assert run.result.output.continent in ("Europe", "Asia", "Africa", "America", "Australia")
+
+
+@dataclasses.dataclass
+class Report:
+    """The weather in a city."""
+
+    city: str
+    sunny: bool
+
+
+async def test_beside_tools_a_result_comes_after_their_calls(local):
+    @alloy.tool
+    async def get_weather(city: str) -> str:
+        """The current weather in a city."""
+        return f"It is sunny in {city}."
+
+    with anyio.fail_after(WITHIN):
+        result = await alloy.run(
+            "What is the weather in Paris?", provider=local, tools=[get_weather], output_type=Report, output_retries=0
+        )
+
+    assert result.output == Report(city="Paris", sunny=True)
+    assert [call.name for call in result.tool_calls] == ["get_weather"]

@@ -17,6 +17,7 @@ WEATHER = ToolSpec("weather", "The weather in a city.", {"type": "object", "prop
 REPLY = ToolSpec("reply", "Answers a letter.", {"type": "object", "properties": {"to": {"type": "string"}}})
 ASKED = Message("user", (TextBlock("Is it raining in Oslo?"),))
 CALLED = Message("assistant", (ToolUseBlock("c1", "weather", {"city": "Oslo"}),))
+RAIN = {"type": "object", "properties": {"rain": {"type": "boolean"}}, "required": ["rain"]}
 TOLD = Message("user", (ToolResultBlock("c1", (TextBlock("rain"),)),))
 
 
@@ -32,14 +33,14 @@ def chunk(content, finish=None):
     return {"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": finish}]}
 
 
-def decoder(*, taken=()):
+def decoder(*, taken=(), by_schema=False):
     chat = ChatDecoder(provider="local", model="m", origin="o", taken=taken)
-    return CallDecoder(chat, reply="reply", taken=taken)
+    return CallDecoder(chat, reply="reply", taken=taken, by_schema=by_schema)
 
 
-def decode(pieces, *, finish="stop", taken=()):
+def decode(pieces, *, finish="stop", taken=(), by_schema=False):
     """What a stream of these pieces gives: the deltas and the completion."""
-    parser, decoding, deltas = EventParser(), decoder(taken=taken), []
+    parser, decoding, deltas = EventParser(), decoder(taken=taken, by_schema=by_schema), []
     lines = [json.dumps(chunk(piece)) for piece in pieces] + [json.dumps(chunk("", finish)), "[DONE]"]
     for line in lines:
         for event in parser.feed(f"data: {line}\n\n".encode()):
@@ -108,6 +109,17 @@ def test_references_inside_a_schema_hold_where_the_schema_goes():
     assert reference == schema["$defs"]["walk"]["properties"]["at"]["$ref"] == "#/$defs/walk/$defs/Node"
 
 
+def test_an_answer_by_a_schema_is_held_to_it_with_tools_and_without():
+    answered = Message("assistant", (TextBlock('{"rain": true}'),))
+    request = Request(messages=[ASKED, answered, ASKED], tools=(WEATHER,), response_schema=RAIN)
+    sent = body(request)
+    assert sent["response_format"]["json_schema"]["schema"]["$defs"]["reply"] == RAIN
+    assert json.loads(sent["messages"][-2]["content"]) == {"name": "reply", "arguments": {"rain": True}}
+    for messages, tools in ([ASKED], ()), ([ASKED, CALLED, TOLD], (WEATHER,)):
+        sent = body(Request(messages=messages, tools=tools, response_schema=RAIN))
+        assert sent["response_format"]["json_schema"]["schema"] == RAIN
+
+
 @pytest.mark.parametrize(
     "content", [ImageBlock("image/png", b"p"), ToolResultBlock("c1", (ImageBlock("image/png", b"p"),))]
 )
@@ -164,6 +176,15 @@ def test_words_that_were_cut_are_what_was_seen_of_them(end):
     deltas, completion = decode(list(WORDS[:end]), finish="length")
     assert SAID.startswith(completion.message.text)
     assert completion.message.text == "".join(delta.text for delta in deltas)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_an_answer_by_a_schema_is_the_json_in_the_reply(size):
+    written = '{"name": "reply", "arguments": {"rain": true, "at": {"city": "Oslo"}}}'
+    deltas, completion = decode([written[at : at + size] for at in range(0, len(written), size)], by_schema=True)
+    assert completion.message.text == '{"rain": true, "at": {"city": "Oslo"}}'
+    assert completion.stop_reason == "end_turn"
+    assert "".join(delta.text for delta in deltas) == completion.message.text
 
 
 def test_an_answer_that_comes_whole_is_the_same():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from dataclasses import dataclass
 
 import anyio
 import pytest
@@ -199,6 +201,39 @@ def test_p1_p2_p3_p4_hold_wherever_a_failing_run_is_cancelled(script):
         options = {"tools": TOOLS, "middleware": [probe, Steps()], "on_event": probe}
         with pytest.raises(alloy.RunError):
             await alloy.run("Go.", provider=Held(FAILING[script]()), **options)
+
+    assert sweep(scenario, sides=("task", "scope")) > 30
+
+
+@dataclass
+class Point:
+    """A point."""
+
+    x: int
+    y: int
+
+
+TYPED = {
+    "native": lambda: [two_calls(), '{"x": 1}', "one two", '{"x": 1, "y": 2}'],
+    "tool": lambda: [
+        two_calls(),
+        "one two",
+        together(calls("final_result", x=1), calls("slow", name="c")),
+        together(calls("slow", name="d"), calls("final_result", x=1, y=2), calls("alone", name="e")),
+    ],
+    "prompt": lambda: [two_calls(), '{"x": 1}', "one two", '{"x": 1, "y": 2}'],
+}
+
+
+@pytest.mark.parametrize("retries", [2, 1], ids=["completes", "fails"])
+@pytest.mark.parametrize("way", TYPED)
+def test_p1_p2_p3_p4_hold_wherever_a_run_that_has_to_give_a_result_is_cancelled(way, retries):
+    async def scenario(probe):
+        provider = Held(TYPED[way](), structured_output=way)
+        options = {"tools": TOOLS, "middleware": [probe, Steps()], "on_event": probe, "output_retries": retries}
+        with pytest.raises(alloy.RunError) if retries == 1 else contextlib.nullcontext():
+            result = await alloy.run("Go.", provider=provider, messages=EARLIER, output_type=Point, **options)
+            assert result.output == Point(1, 2)
 
     assert sweep(scenario, sides=("task", "scope")) > 30
 

@@ -47,10 +47,10 @@ async def every_option_is_taken(provider: alloy.testing.Scripted) -> None:
 
 
 async def a_wrong_option_is_an_error(config: alloy.Config) -> None:
-    await alloy.run("Hi.", config, max_turn=3)  # type: ignore[call-arg]  # the assertion
-    await alloy.run("Hi.", config, max_turns="3")  # type: ignore[arg-type]  # the assertion
+    await alloy.run("Hi.", config, max_turn=3)  # type: ignore[call-overload]  # the assertion
+    await alloy.run("Hi.", config, max_turns="3")  # type: ignore[call-overload]  # the assertion
     await alloy.run("Hi.", config, tools=[print])  # type: ignore[list-item]  # the assertion
-    await alloy.run(3, config)  # type: ignore[arg-type]  # the assertion
+    await alloy.run(3, config)  # type: ignore[call-overload]  # the assertion
     alloy.stream("Hi.", config, on_event=a_wrong_option_is_an_error)  # type: ignore[arg-type]  # the assertion
     alloy.Config(verbose=True)  # type: ignore[call-arg]  # the assertion
 
