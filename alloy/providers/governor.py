@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import anyio
 from anyio.lowlevel import RunVar
@@ -41,7 +41,7 @@ class Account:
         counts_cached: whether prompt tokens that were read from a cache count.
     """
 
-    __slots__ = ("counts_cached", "key", "limits", "model", "provider")
+    __slots__ = ("_limiters", "_loop", "counts_cached", "key", "limits", "model", "provider")
 
     def __init__(self, key: str, limits: RateLimits, *, provider: str, model: str, counts_cached: bool) -> None:
         self.key = key
@@ -49,6 +49,8 @@ class Account:
         self.provider = provider
         self.model = model
         self.counts_cached = counts_cached
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._limiters: _Limiters = OrderedDict()
 
     def enter(self, request: Request, size: int) -> Ticket:
         """Asks to send a request; a context manager, which must be left when the request has ended.
@@ -63,7 +65,10 @@ class Account:
         """
         if request.priority not in ("interactive", "batch"):
             raise InvalidOptionError("priority", "'interactive' or 'batch'", request.priority)
-        limiter = _limiter(self.key)
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # looking a RunVar up takes longer than all the rest
+            self._loop, self._limiters = loop, _limiters_here()
+        limiter = _limiter(self._limiters, self.key, loop)
         ticket = Ticket(self, limiter, request, size)
         limiter.enter(ticket)
         return ticket
@@ -83,6 +88,7 @@ class Ticket:
         told: what the server had counted for sure when it was allowed to be sent.
         sent: whether the server may have got it.
         answered: whether the server has answered.
+        refused: whether that was an error.
         counted: whether it is known what it took.
     """
 
@@ -98,6 +104,7 @@ class Ticket:
         "counted",
         "deadline",
         "priority",
+        "refused",
         "sent",
         "told",
         "waiting",
@@ -112,7 +119,7 @@ class Ticket:
         self.waiting = False
         self.admitted_at = 0.0
         self.told = (0.0, 0.0, 0.0)
-        self.sent = self.answered = self.counted = False
+        self.sent = self.answered = self.refused = self.counted = False
         self._limiter = limiter
         self._event: anyio.Event | None = None
         self._error: ProviderError | None = None
@@ -185,21 +192,27 @@ class Ticket:
 
 # --- The limiters of an event loop -----------------------------------------------------------------------------------
 
-_limiters: RunVar[OrderedDict[str, Limiter]] = RunVar("alloy_limiters")
+_Limiters: TypeAlias = OrderedDict[str, Limiter]
+_limiters: RunVar[_Limiters] = RunVar("alloy_limiters")
 
 
-def _limiter(key: str) -> Limiter:
-    """The event loop's limiter for an account; those that nobody has used for long are dropped on the way."""
+def _limiters_here() -> _Limiters:
     limiters = _limiters.get(None)
     if limiters is None:
         limiters = OrderedDict()
         _limiters.set(limiters)
+    return limiters
+
+
+def _limiter(limiters: _Limiters, key: str, loop: asyncio.AbstractEventLoop) -> Limiter:
+    """The limiter for an account; those that nobody has used for long are dropped on the way."""
     limiter = limiters.get(key)
     if limiter is None:
-        limiter = limiters[key] = Limiter(asyncio.get_running_loop())
+        limiter = limiters[key] = Limiter(loop)
     limiters.move_to_end(key)
-    oldest, candidate = next(iter(limiters.items()))
-    if candidate is not limiter and anyio.current_time() - candidate.used_at > IDLE:
+    oldest = next(iter(limiters))
+    candidate = limiters[oldest]
+    if candidate is not limiter and loop.time() - candidate.used_at > IDLE:
         limiters.move_to_end(oldest)
         if candidate.idle:
             del limiters[oldest]

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from alloy.providers.governor import Ticket
     from alloy.providers.rate_headers import Resource
 
-__all__ = ["LEARNED", "Limiter", "RateLimits"]
+__all__ = ["LEARNED", "NOT_SENT", "Limiter", "RateLimits"]
+
+NOT_SENT = "max_wait"
+"""The code of the error of a request that would wait for too long; asking again would make the wait no shorter."""
 
 LONGEST_WAIT = 600.0
 """What the server says isn't believed where that would make a request wait for longer, in seconds; then the server answers."""
@@ -156,7 +159,11 @@ class Limiter:
             self._guessed.discard(ticket)
             if not ticket.sent:
                 self._correct(ticket, (0.0, 0.0, 0.0))
-            self._hear((0.0 if ticket.answered else ticket.cost[0], *(() if ticket.counted else ticket.cost[1:])))
+            if not ticket.answered:
+                self._told[0] += ticket.cost[0]
+            if not ticket.counted:
+                self._told[1] += ticket.cost[1]
+                self._told[2] += ticket.cost[2]
             if self._window > self._peak and not self._queue:
                 self._window = math.inf
         self._pump()
@@ -166,13 +173,16 @@ class Limiter:
         self.flying += 1
         if self._average is None:
             self._guessed.add(ticket)
-        for index, cost in enumerate(ticket.cost):
-            self._taken[index] += cost
+        self._taken[0] += ticket.cost[0]
+        self._taken[1] += ticket.cost[1]
+        self._taken[2] += ticket.cost[2]
         for bucket in self._buckets.values():
             bucket.take(_share(bucket.resource, ticket.cost), now)
 
     def _pump(self) -> None:
         """Lets go who may go now, and looks again when the next one may."""
+        if self._timer is None and not self._queue:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -237,11 +247,18 @@ class Limiter:
         )
 
     def refusal(self, ticket: Ticket, wait: float) -> ProviderError:
-        """What a request fails with that would wait for too long."""
-        message = f"the rate limit that the request shares with others would make it wait for {wait:.3g} seconds, longer than it may"
+        """What a request fails with that would wait for too long, or has.
+
+        Args:
+            ticket: the request's.
+            wait: how long it would still wait, in seconds.
+        """
+        still = f"would wait for {wait:.3g} seconds" if wait >= 0.01 else "has waited for too long"
         return ProviderError(
-            message,
+            f"the request isn't sent: it {still} for its turn under a rate limit that it shares with others, and neither its "
+            "deadline nor max_wait lets it wait longer",
             kind="rate_limited",
+            code=NOT_SENT,
             retry_after=wait,
             provider=ticket.account.provider,
             model=ticket.account.model,
@@ -275,7 +292,8 @@ class Limiter:
         self._average = _blend(self._average, latest)
         if len(self._averages) > MOST_CALLERS:
             self._averages.popitem(last=False)
-        self._hear((0.0, *latest))
+        self._told[1] += latest[0]
+        self._told[2] += latest[1]
         self._pump()
 
     def _correct(self, ticket: Ticket, spent: tuple[float, float, float]) -> None:
@@ -288,10 +306,6 @@ class Limiter:
         for index, extra in enumerate(more):
             self._taken[index] += extra
         ticket.cost = spent
-
-    def _hear(self, counted: tuple[float, ...]) -> None:
-        for index, count in enumerate(counted):
-            self._told[index] += count
 
     # --- what the server says ----------------------------------------------------------------------------------------
 
@@ -311,6 +325,9 @@ class Limiter:
             bucket.observe(reading, now, sent_at=ticket.admitted_at, uncounted=uncounted)
             short = max(_share(reading.resource, ticket.cost), reading.limit * 0.02)
             explained = explained or (reading.remaining is not None and reading.remaining < short)
+        if status >= 400:
+            ticket.refused = True
+            self._correct(ticket, (1.0, 0.0, 0.0))
         if status == 429 and not explained:
             self._narrow(ticket, now)
         elif 200 <= status < 300:
@@ -320,10 +337,8 @@ class Limiter:
     def failed(self, ticket: Ticket, error: ProviderError) -> None:
         """Closes the gate for everybody where the server asks for that."""
         now = self._now()
-        if error.kind == "rate_limited":
-            self._correct(ticket, (1.0, 0.0, 0.0))
-            if error.status != 429:  # it came inside of an answer
-                self._narrow(ticket, now)
+        if error.kind == "rate_limited" and not ticket.refused:  # it came inside of an answer, without a number
+            self._narrow(ticket, now)
         wait = error.retry_after
         if error.kind in ("rate_limited", "overloaded") and wait is not None and 0.0 < wait <= LONGEST_WAIT:
             error.governed = True

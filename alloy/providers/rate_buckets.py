@@ -157,7 +157,7 @@ class Bucket:
     def _refill(self, now: float) -> None:
         if self.resets_at is not None:
             if now >= self.resets_at:
-                self.level, self._epoch, self.resets_at = self._capacity, now, None
+                self.level, self._epoch, self.resets_at = self._capacity, now, now + self._window  # until it's told
         elif now > self._at:
             self.level = min(self._capacity, self.level + (now - self._at) * self.rate)
         self._at = now

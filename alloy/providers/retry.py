@@ -17,6 +17,7 @@ from alloy.errors import BudgetExceededError, InvalidOptionError, ProviderError
 from alloy.providers.base import Provider, RateLimitWait, Retry, held, structured_output
 from alloy.providers.batches import Batches, in_batches
 from alloy.providers.counting import passed_on
+from alloy.providers.limiter import NOT_SENT
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class Retrying(Wrapper):
                         yield batch
                 return
             except ProviderError as error:
-                if begun or not error.retryable or attempt > self._max_retries:
+                if begun or not error.retryable or attempt > self._max_retries or error.code == NOT_SENT:
                     raise
                 delay = self._delay(attempt, error)
                 if delay > LONGEST_WAIT or anyio.current_time() + delay >= anyio.current_effective_deadline():

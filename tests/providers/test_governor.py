@@ -13,8 +13,8 @@ import pytest
 
 import alloy
 from alloy.errors import InvalidOptionError, ProviderError
-from alloy.providers import ChatCompletions, OpenAI, RateLimits, Retrying, governor
-from alloy.testing import Recorder, sweep
+from alloy.providers import ChatCompletions, Gemini, OpenAI, RateLimits, Retrying, governor
+from alloy.testing import Recorder, Scripted, sweep
 from alloy.testing.virtual import run_virtually
 from tests.providers.limited_server import Limit, Server, adapter, ask, asked
 
@@ -103,7 +103,7 @@ def test_an_account_that_others_use_too_is_shared_with_them():
 # --- Who goes first --------------------------------------------------------------------------------------------------
 
 
-def run_at(server, scenario, **options):
+def run_at(server, scenario, *, loop_seed=None, **options):
     """Runs a scenario that is given a provider whose account may send one request a second, none of them at once."""
 
     async def main():
@@ -115,7 +115,7 @@ def run_at(server, scenario, **options):
                 await ask(provider, asked())
             await scenario(provider, group)
 
-    run_virtually(main())
+    run_virtually(main(), loop_seed)
 
 
 def test_a_modest_caller_is_not_kept_waiting_by_a_greedy_one():
@@ -227,6 +227,36 @@ def test_a_retry_waits_in_the_queue_and_not_twice():
     assert [type(item).__name__ for item in items] == ["Retry", "Completion"]
     assert items[0].delay == 20
     assert [20 <= at <= 21.1 for at, _ in server.seen] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("status", "details"),
+    [
+        (429, [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}]),
+        (503, [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}]),
+    ],
+)
+def test_the_time_that_gemini_asks_for_in_an_errors_body_holds_everybody_back(status, details):
+    server = Server()
+    body = {"error": {"code": status, "message": "Quota exceeded", "status": "RESOURCE_EXHAUSTED", "details": details}}
+    answer = {"candidates": [{"content": {"role": "model", "parts": [{"text": "Yes."}]}, "finishReason": "STOP"}]}
+    times = []
+
+    async def answered(request):
+        times.append(anyio.current_time())
+        return httpx.Response(status, json=body) if len(times) == 1 else httpx.Response(200, json=answer)
+
+    async def scenario(provider, group):
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answered)) as client:
+            gemini = Retrying(Gemini("gemini-3.8-flash", "key-0123456789", client=client, max_tokens=9))
+            async with anyio.create_task_group() as both:
+                both.start_soon(ask, gemini, asked(caller="first"))
+                await anyio.sleep(1)
+                both.start_soon(ask, gemini, asked(caller="second"))
+
+    run_at(server, scenario)
+
+    assert [34 <= at <= 36 for at in times] == [False, True, True]
 
 
 def test_another_model_of_the_same_account_has_limits_of_its_own_and_another_api_of_it_has_not():
@@ -386,6 +416,25 @@ def test_those_who_wait_fail_at_once_when_the_gate_closes_past_their_deadline():
     assert failed[0][1] < 5
 
 
+def test_what_would_wait_for_too_long_is_not_tried_again_but_elsewhere():
+    server, spare = Server(requests=Limit(60), latency=(0.0, 0.0)), Scripted(["From the spare."])
+    texts, times = [], []
+
+    async def scenario(provider, group):
+        for number in range(30):
+            group.start_soon(ask, provider, asked(caller=str(number)))
+        await anyio.sleep(0.5)
+        limited = adapter(provider._endpoint._client, rate_limits=RateLimits(max_wait=10))
+        began = anyio.current_time()
+        result = await alloy.run("1", provider=limited, fallback_providers=[spare])
+        texts.append(result.text)
+        times.append(anyio.current_time() - began)
+
+    run_at(server, scenario)
+
+    assert (texts, times) == (["From the spare."], [0.0])
+
+
 def test_no_wait_is_longer_than_max_wait():
     server = Server(requests=Limit(60), latency=(0.0, 0.0))
     ended = []
@@ -538,7 +587,7 @@ def test_wherever_waiters_are_cancelled_their_places_go_to_others_and_every_requ
                 many.start_soon(one, number)
         after.append(state(provider))
 
-    run_at(server, scenario)
+    run_at(server, scenario, loop_seed=seed)
 
     assert after == [(True, 0, [0, 0, 0])]
     assert {number for number in range(1, 61) if not number % 2} <= set(ended)
@@ -562,7 +611,8 @@ def test_p1_p2_p3_p4_hold_wherever_a_run_that_waits_is_cancelled():
             async with anyio.create_task_group() as group:
                 group.start_soon(another)
                 await anyio.lowlevel.checkpoint()
-                await alloy.run("7", provider=provider, middleware=[probe], on_event=probe)
+                with contextlib.suppress(alloy.RunError):  # it has waited past its deadline
+                    await alloy.run("7", provider=provider, middleware=[probe], on_event=probe)
 
     async def after(probe):
         left.append(state(None) if governor._limiters.get(None) else None)
