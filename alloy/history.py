@@ -150,7 +150,7 @@ def without_blanks(message: Message) -> Message:
 
 def own_call_ids(message: Message, taken: AbstractSet[str]) -> Message:
     """The message with calls whose ids are unique and not in `taken`."""
-    ids = [call.id for call in message.tool_uses]
+    ids = [block.id for block in message.content if isinstance(block, ToolUseBlock)]
     if all(ids) and len(set(ids)) == len(ids) and taken.isdisjoint(ids):
         return message
     return dataclasses.replace(message, content=_with_own_ids(message.content, set(taken))[0])

@@ -276,12 +276,12 @@ class Message:
     @property
     def tool_uses(self) -> tuple[ToolUseBlock, ...]:
         """The calls that want a result."""
-        return tuple(block for block in self.content if isinstance(block, ToolUseBlock))
+        return tuple([block for block in self.content if isinstance(block, ToolUseBlock)])
 
     @property
     def tool_results(self) -> tuple[ToolResultBlock, ...]:
         """The results that it brings."""
-        return tuple(block for block in self.content if isinstance(block, ToolResultBlock))
+        return tuple([block for block in self.content if isinstance(block, ToolResultBlock)])
 
 
 def as_user_message(prompt: str | Block | Sequence[Block] | Message) -> Message:

@@ -105,6 +105,7 @@ class Compactor(Middleware):
         self._least = len(system or "") + sum(len(tool.description) + OF_TOOL for tool in specs)
         self._window = max_tokens or getattr(provider, "context_window", None)
         self._looked = 0  # messages of the history that were looked at
+        self._counted = 0  # and those that were counted
         self._unsure = self._least  # more tokens than it has, as long as nothing was counted
         self._since = 0  # characters since something was counted
         self._sent = 0
@@ -125,8 +126,9 @@ class Compactor(Middleware):
         """Makes a history shorter that is too long."""
         if not self._worth_counting(messages):
             return None
+        await self.counter.messages(messages[self._counted :])  # in a thread, if that's much
         tokens = self._sent = self.counter.history(messages, self._overhead)
-        self._unsure, self._since = tokens, 0
+        self._counted, self._unsure, self._since = len(messages), tokens, 0
         if self._window is None and tokens <= QUIET:
             return None
         window = await self._known_window(run)
@@ -138,7 +140,7 @@ class Compactor(Middleware):
         """Whether there may be too many tokens, or it's time to see: a character is hardly ever more than one."""
         self._sent = 0
         if len(messages) < self._looked:
-            self._looked, self._unsure = 0, self._least
+            self._looked, self._counted, self._unsure = 0, 0, self._least
         size = sum(map(_size, messages[self._looked :]))
         self._looked = len(messages)
         self._unsure += size
@@ -194,6 +196,7 @@ class Compactor(Middleware):
             ProviderError: there is none (kind ``context_overflow``).
         """
         settings, self.methods, self._reported, self._looked = self._settings, [], 0, 0
+        self._counted = 0
         await self.counter.load()
         await self.counter.messages(messages)
         off = max(1.0, tokens / (self._count(messages) + self._overhead))  # the sum of estimates may be too small

@@ -35,4 +35,5 @@ class Turn:
     def take(self, message: Message, runner: ToolRunner) -> None:
         """Takes an answer, whole, and the calls in it."""
         self.message = message
-        self.batch = ToolBatch(runner, message.tool_uses) if message.tool_uses else None
+        calls = message.tool_uses
+        self.batch = ToolBatch(runner, calls) if calls else None

@@ -7,7 +7,6 @@ without an await and whatever happened, so that the history can be sent at every
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from dataclasses import dataclass
@@ -311,9 +310,11 @@ class Loop:
         self._refuse(completion)
         turn.take(self._accepted(completion), self._runner)
         if self._hooks.has("after_completion"):
-            completion = await self._hooks.thread("after_completion", completion, Completion, self._context)
-            self._refuse(completion)
-            turn.take(self._accepted(completion), self._runner)
+            heard = completion
+            completion = await self._hooks.thread("after_completion", heard, Completion, self._context)
+            if completion is not heard:
+                self._refuse(completion)
+                turn.take(self._accepted(completion), self._runner)
         if turn.batch is not None:
             self._paused = None
             return await self._act_on_calls(turn.batch, completion.stop_reason)
@@ -361,10 +362,12 @@ class Loop:
 
     def _accepted(self, completion: Completion) -> Message:
         """The answer as the history takes it, with what was said before a pause."""
-        message = completion.message
-        if self._paused is not None:
-            message = dataclasses.replace(message, content=self._paused.content + message.content)
-        return self.history.answer(dataclasses.replace(message, usage=completion.usage))
+        said = completion.message
+        before = () if self._paused is None else self._paused.content
+        message = Message(
+            said.role, before + said.content, said.provider, said.model, said.origin, completion.usage, said.interrupted
+        )
+        return self.history.answer(message)
 
     def _keep_paused(self) -> None:
         """What was said before a pause that nothing followed stays, as a message of its own."""

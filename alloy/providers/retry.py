@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import random
 from abc import ABC, abstractmethod
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -16,7 +16,6 @@ import anyio
 from alloy.errors import BudgetExceededError, InvalidOptionError, ProviderError
 from alloy.providers.base import Provider, RateLimitWait, Retry, held, structured_output
 from alloy.providers.batches import Batches, in_batches
-from alloy.providers.counting import passed_on
 from alloy.providers.limiter import NOT_SENT
 from alloy.usage import Usage
 
@@ -79,15 +78,13 @@ class Wrapper(ABC):
         if isinstance(self._provider, AbstractAsyncContextManager):
             await self._provider.__aexit__(*error)  # type: ignore[arg-type]  # passed on as it came
 
-    @asynccontextmanager
-    async def stream(self, request: Request) -> AsyncIterator[AsyncIterator[ProviderItem]]:
+    def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[ProviderItem]]:
         """Asks; see `alloy.providers.base.Provider`.
 
         Raises:
             ProviderError: while iterating, when all attempts have failed or something was shown already.
         """
-        async with aclosing(self._batches(request)) as batches:
-            yield Batches(batches)
+        return _Asking(self._batches(request))
 
     async def count_tokens(self, request: Request) -> int:
         """How many tokens a request has, by the provider whose name this goes by; see `alloy.providers.base.CountsTokens`.
@@ -95,10 +92,27 @@ class Wrapper(ABC):
         Raises:
             ProviderError: that one's vendor has no endpoint for that, can't be reached, or refuses.
         """
+        from alloy.providers.counting import passed_on  # noqa: PLC0415  only who counts pays for it
+
         return await passed_on(self._provider, request)
 
     @abstractmethod
     def _batches(self, request: Request) -> AsyncGenerator[Sequence[ProviderItem]]: ...
+
+
+class _Asking(AbstractAsyncContextManager[Any]):
+    """A generator as a context manager; a generator more would cost as much as all the rest."""
+
+    __slots__ = ("_batches",)
+
+    def __init__(self, batches: AsyncGenerator[Sequence[ProviderItem]]) -> None:
+        self._batches = batches
+
+    async def __aenter__(self) -> AsyncIterator[ProviderItem]:
+        return Batches(self._batches)
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._batches.aclose()
 
 
 def _checked(provider: object) -> Provider:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -25,7 +25,7 @@ from alloy.providers.base import (
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from alloy.result import StopReason
 
@@ -116,21 +116,32 @@ class Scripted:
     def __repr__(self) -> str:
         return f"Scripted({len(self.requests)} of {len(self._lines)} replies given)"
 
-    @asynccontextmanager
-    async def stream(self, request: Request) -> AsyncIterator[AsyncIterator[ProviderItem]]:
+    def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[ProviderItem]]:
         """Gives the next reply of the script.
 
         Raises:
             ProviderError: the script is at its end.
             Exception: what the script says.
         """
-        await checkpoint()
+        return _Answer(self, request)
+
+    def answer(self, request: Request) -> tuple[Sequence[Delta], Reply, Completion]:
+        """The next reply: its pieces, itself, and its end.
+
+        Raises:
+            ProviderError: the script is at its end.
+            Exception: what the script says.
+        """
         reply = self._next(request)
-        items = self._items(reply, stream=request.stream)
-        try:
-            yield items
-        finally:
-            await items.aclose()
+        calls = tuple(map(self._with_id, reply.tool_calls))
+        completion = Completion(
+            message=self._message(reply, calls),
+            stop_reason=reply.stop_reason or ("tool_use" if calls else "end_turn"),
+            usage=reply.usage,
+            raw_stop_reason=reply.stop_reason,
+            detail=reply.detail,
+        )
+        return tuple(_deltas(reply, calls)) if request.stream else (), reply, completion
 
     def _next(self, request: Request) -> Reply:
         number = len(self.requests)
@@ -149,25 +160,6 @@ class Scripted:
             raise line
         return Reply(text=line) if isinstance(line, str) else line
 
-    async def _items(self, reply: Reply, *, stream: bool) -> AsyncGenerator[ProviderItem, None]:
-        calls = tuple(self._with_id(call) for call in reply.tool_calls)
-        if stream:
-            for delta in _deltas(reply, calls):
-                await checkpoint()
-                yield delta
-        if reply.error is not None:
-            raise reply.error
-        if reply.hangs:
-            await anyio.sleep_forever()
-        await checkpoint()
-        yield Completion(
-            message=self._message(reply, calls),
-            stop_reason=reply.stop_reason or ("tool_use" if calls else "end_turn"),
-            usage=reply.usage,
-            raw_stop_reason=reply.stop_reason,
-            detail=reply.detail,
-        )
-
     def _with_id(self, call: ToolUseBlock) -> ToolUseBlock:
         if call.id:
             return call
@@ -181,6 +173,44 @@ class Scripted:
         if reply.text:
             content.append(TextBlock(reply.text))
         return Message("assistant", (*content, *calls), provider=self._name, model=self._model, origin=self._name)
+
+
+class _Answer(AbstractAsyncContextManager[Any]):
+    """One answer, piece by piece."""
+
+    __slots__ = ("_answer", "_at", "_provider", "_request")
+
+    def __init__(self, provider: Scripted, request: Request) -> None:
+        self._provider = provider
+        self._request = request
+        self._answer: tuple[Sequence[Delta], Reply, Completion]
+        self._at = 0
+
+    async def __aenter__(self) -> Self:
+        await checkpoint()
+        self._answer = self._provider.answer(self._request)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._at = -1
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ProviderItem:
+        deltas, reply, completion = self._answer
+        self._at += 1
+        if 0 < self._at <= len(deltas):
+            await checkpoint()
+            return deltas[self._at - 1]
+        if self._at != len(deltas) + 1:
+            raise StopAsyncIteration
+        if reply.error is not None:
+            raise reply.error
+        if reply.hangs:
+            await anyio.sleep_forever()
+        await checkpoint()
+        return completion
 
 
 def _deltas(reply: Reply, calls: tuple[ToolUseBlock, ...]) -> Iterator[Delta]:
