@@ -216,6 +216,21 @@ async def test_a_request_that_waits_is_there_again_under_its_id_and_goes_on_to_i
     assert KEY not in (await disk.load("desk")).metadata
 
 
+async def test_a_result_that_was_given_beside_a_call_that_waits_is_the_result_after_it(desk, safe, store):
+    reply = together(calls("final_result", result=[1, 2]), calls("take", what="gold"))
+    typed = {"output_type": list[int]}
+    before = Scripted([reply], structured_output="tool")
+    disk, _ = await killed(desk, store, provider=before, **typed)
+
+    async with desk(store=disk, provider=Scripted([], structured_output="tool"), **typed) as agent:
+        agent.approve((await asked(agent))[0])
+        result = await agent.result("r1")
+
+    assert (result.status, result.output) == ("completed", [1, 2])
+    assert safe.done == ["take gold"]
+    assert [call.is_error for call in result.tool_calls] == [False, False]
+
+
 async def test_it_goes_before_all_other_requests(desk, store, watcher):
     disk, _ = await killed(desk, store, calls("take", what="gold"), hangs())
 

@@ -474,6 +474,23 @@ async def test_middleware_is_not_asked_whether_the_final_tool_may_be_called():
     assert [call.is_error for call in result.tool_calls] == [True, False]
 
 
+async def test_a_result_of_a_run_that_was_stopped_beside_it_does_not_count():
+    class Stopping(alloy.Middleware):
+        """Stops at the first call."""
+
+        async def before_tool_call(self, call, run):
+            raise alloy.Halt("enough")
+
+    reply = together(calls("final_result", n=4), calls("look_up", word="tea"))
+    provider = Scripted([reply], structured_output="tool")
+
+    with pytest.raises(alloy.RunError) as caught:
+        await alloy.run("Go.", provider=provider, tools=[look_up], output_type=Even, middleware=[Stopping()])
+
+    assert (caught.value.result.status, caught.value.result.output) == ("halted", None)
+    check_history(caught.value.result.messages)
+
+
 # --- While it is being written ---------------------------------------------------------------------------------------
 
 WRITTEN = '{"sender": "Ada Byron", "items": [{"name": "tea", "price": 12.5}, {"name": "milk", "price": 1}]}'
@@ -525,6 +542,13 @@ async def test_partial_outputs_begin_anew_when_the_model_has_to():
 
     async with alloy.stream("Go.", provider=Scripted(['{"n": 2, "m": ]', '{"n": 6}']), output_type=Even) as run:
         assert [value async for value in run.partial_outputs()] == [Even(n=2), Even(n=6)]
+
+
+async def test_what_an_earlier_turn_said_is_no_part_of_a_partial_output():
+    script = ["Sets are written {1, 2}.", '{"sender": "Ada Byron"}']
+
+    async with alloy.stream("Go.", provider=Scripted(script), output_type=Invoice) as run:
+        assert [value.sender async for value in run.partial_outputs()] == ["Ada ", "Ada Byron"]
 
 
 async def test_partial_outputs_of_a_string_are_its_beginnings():
