@@ -114,8 +114,11 @@ def test_money_that_no_decimal_has_exactly_leaves_nothing_reserved():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"money": -1}, {"money": float("nan")}, {"money": float("inf")}, {"money": True}, {"money": "1"}]
-    + [{"tokens": -1}, {"tokens": 1.5}, {"tokens": True}, {"money": 1, "parent": 3}],
+    [
+        *({"money": money} for money in (None, -1, float("nan"), float("inf"), True, "1")),
+        *({"tokens": tokens} for tokens in (-1, 1.5, True)),
+        {"money": 1, "parent": 3},
+    ],
 )
 def test_a_wrong_budget_is_refused(options):
     with pytest.raises(InvalidOptionError):
