@@ -15,7 +15,7 @@ from alloy.history import check_history
 from alloy.loop.compaction import Compaction, checked_compaction
 from alloy.loop.middleware import Middleware
 from alloy.messages import Message
-from alloy.providers.base import Provider
+from alloy.providers.base import Provider, is_provider
 from alloy.tools.base import Tool
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _paths(name: str, value: Any) -> tuple[Path, ...]:
 
 
 def _provider(name: str, value: Any) -> Any:
-    if not isinstance(value, str | Provider) or isinstance(value, type):
+    if not isinstance(value, str) and not is_provider(value):
         raise InvalidOptionError(
             name, "'vendor:model' or a provider object such as alloy.providers.Scripted(...)", value
         )

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from alloy.loop.middleware import Hooks, RunContext
     from alloy.usage import Usage
 
-__all__ = ["ToolBatch", "ToolRunner"]
+__all__ = ["ToolBatch", "ToolRunner", "results_of"]
 
 NOT_EXECUTED = "Not executed: the run ended before this call was begun."
 TRUNCATED = (
@@ -86,10 +86,7 @@ class ToolBatch:
     @property
     def results(self) -> tuple[ToolResultBlock, ...]:
         """What goes to the model, in the order of the calls."""
-        return tuple(
-            ToolResultBlock(record.id, record.content, is_error=record.is_error, name=record.name)
-            for record in self.records
-        )
+        return results_of(self.records)
 
     @property
     def progress(self) -> tuple[tuple[ToolCall | None, ...], tuple[bool, ...]]:
@@ -355,6 +352,11 @@ class _Report:
         if not self._start.over:
             call = self._start.call
             self._events.emit("tool_progress", id=call.id, name=call.name, text=without_keys(text), envelope=None)
+
+
+def results_of(records: Sequence[ToolCall]) -> tuple[ToolResultBlock, ...]:
+    """What of some calls goes to the model."""
+    return tuple([ToolResultBlock(record.id, record.content, record.is_error, record.name) for record in records])
 
 
 def head_and_tail(text: str, limit: int) -> str:

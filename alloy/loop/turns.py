@@ -25,7 +25,7 @@ from alloy.loop.listening import NO_ANSWER, Listener, provider_error
 from alloy.loop.middleware import Hooks, RunContext
 from alloy.loop.prefix import Prefix
 from alloy.loop.step import Step
-from alloy.loop.toolrun import TRUNCATED, ToolRunner
+from alloy.loop.toolrun import TRUNCATED, ToolRunner, results_of
 from alloy.loop.turn import Turn
 from alloy.messages import Message, TextBlock
 from alloy.providers.base import Completion, Request, ToolSpec, held
@@ -289,12 +289,14 @@ class Loop:
         self._text = turn.message.text if turn.message else ""
         if turn.batch is not None and turn.message is not None:
             records = turn.batch.records
-            self.history.commit(turn.message, Message("user", turn.batch.results))
+            self.history.commit(turn.message, Message("user", results_of(records)))
             self._calls.extend(records)
         elif turn.message is not None:
             self.history.commit(turn.message)
         if turn.next_prompt is not None:
             self.history.say(turn.next_prompt)
+        if not self.events.watched:
+            return
         self.events.emit(
             "turn_end",
             stop_reason=turn.completion and turn.completion.stop_reason,

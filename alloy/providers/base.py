@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from weakref import WeakSet
 
 from alloy.usage import Usage
 
@@ -32,6 +33,7 @@ __all__ = [
     "ToolCallDelta",
     "ToolSpec",
     "held",
+    "is_provider",
     "structured_output",
 ]
 
@@ -252,6 +254,20 @@ def structured_output(provider: Provider, schema: Mapping[str, Any], *, tools: b
         tools: whether requests have tools, too.
     """
     return provider.structured_output(schema, tools=tools) if isinstance(provider, StructuresOutput) else "tool"
+
+
+_KNOWN: WeakSet[type] = WeakSet()
+
+
+def is_provider(value: object) -> bool:
+    """Whether something can answer requests; looked at once for each class, since it takes as long as a short turn."""
+    kind = type(value)
+    if kind in _KNOWN:
+        return True
+    if isinstance(value, type) or not isinstance(value, Provider):
+        return False
+    _KNOWN.add(kind)
+    return True
 
 
 @asynccontextmanager

@@ -9,12 +9,12 @@ import copy
 import random
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import anyio
 
 from alloy.errors import BudgetExceededError, InvalidOptionError, ProviderError
-from alloy.providers.base import Provider, RateLimitWait, Retry, held, structured_output
+from alloy.providers.base import Provider, RateLimitWait, Retry, held, is_provider, structured_output
 from alloy.providers.batches import Batches, in_batches
 from alloy.providers.limiter import NOT_SENT
 from alloy.usage import Usage
@@ -116,9 +116,9 @@ class _Asking(AbstractAsyncContextManager[Any]):
 
 
 def _checked(provider: object) -> Provider:
-    if not isinstance(provider, Provider) or isinstance(provider, type):
+    if not is_provider(provider):
         raise InvalidOptionError("provider", "a provider object", provider)
-    return provider
+    return cast("Provider", provider)
 
 
 class Retrying(Wrapper):
