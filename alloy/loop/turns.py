@@ -320,10 +320,7 @@ class Loop:
         if turn.batch is not None:
             self._paused = None
             return await self._act_on_calls(turn.batch, completion.stop_reason)
-        if completion.stop_reason in (
-            "pause_turn",
-            "tool_use",
-        ):  # tool_use without a call of ours: the vendor's is pending
+        if completion.stop_reason in ("pause_turn", "tool_use"):  # without a call of ours: the vendor's is pending
             self._paused, turn.message = turn.message, None
             return None
         self._paused = None
@@ -333,16 +330,14 @@ class Loop:
     async def _act_on_calls(self, batch: ToolBatch, stop_reason: StopReason) -> _End | None:
         if stop_reason in CUT_OFF:
             batch.refuse(TRUNCATED)
-            return self._reached(batch)
+            self._goal.reached_by_calls(batch)  # not by these, but what was tried is counted
+            return None
         await self._hooks.tell("after_tool_request", batch.calls, self._context)
         return await self._execute(batch)
 
     async def _execute(self, batch: ToolBatch) -> _End | None:
         self._goal.answer(batch)
         await batch.execute()
-        return self._reached(batch)
-
-    def _reached(self, batch: ToolBatch) -> _End | None:
         return _End("completed") if self._goal.reached_by_calls(batch) else None
 
     def _refuse(self, completion: Completion) -> None:

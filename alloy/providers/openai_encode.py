@@ -82,6 +82,19 @@ class Encoder:
         Raises:
             ProviderError: something in it that the API can't take (kind ``invalid_request``).
         """
+        fields = self._fields(request)
+        calls: dict[str, Mapping[str, Any]] = {}
+        items: list[bytes] = []
+        for message in request.messages:
+            for sent in self._memo(message):
+                if sent.call:
+                    calls[sent.call[0]] = sent.call[1]
+                answered = calls.get(sent.result.tool_use_id) if sent.result else None
+                items.append(sent.json if not (answered and sent.result) else _json(_output(sent.result, answered)))
+        return to_json(fields)[:-1] + b',"input":[' + b",".join(items) + b"]}"
+
+    def _fields(self, request: Request) -> dict[str, Any]:
+        """Everything but the conversation."""
         fields: dict[str, Any] = dict(self._settings)
         if tools := [*self._tools(request.tools), *fields.get("tools", ())]:
             fields["tools"] = tools
@@ -99,15 +112,7 @@ class Encoder:
             fields["max_output_tokens"] = lesser(fields.get("max_output_tokens"), request.max_tokens)
         if request.stream:
             fields["stream"] = True
-        calls: dict[str, Mapping[str, Any]] = {}
-        items: list[bytes] = []
-        for message in request.messages:
-            for sent in self._memo(message):
-                if sent.call:
-                    calls[sent.call[0]] = sent.call[1]
-                answered = calls.get(sent.result.tool_use_id) if sent.result else None
-                items.append(sent.json if not (answered and sent.result) else _json(_output(sent.result, answered)))
-        return to_json(fields)[:-1] + b',"input":[' + b",".join(items) + b"]}"
+        return fields
 
     def _message(self, message: Message) -> tuple[_Sent, ...]:
         if message.role == "user":
