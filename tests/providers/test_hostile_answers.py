@@ -72,7 +72,12 @@ async def sent_again(exchange: dict, body: str, media_type: str) -> bytes | None
     """The request that follows such an answer, if it is one."""
     response = httpx.Response(exchange["response"]["status"], text=body, headers={"content-type": media_type})
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: response)) as client:
-        provider = ADAPTERS[exchange["provider"]](exchange["model"] or "m", "key-0123456789", client=client)
+        provider = ADAPTERS[exchange["provider"]](
+            exchange["model"] or "m",
+            "key-0123456789",
+            client=client,
+            rate_limits=None,  # an error may ask to wait
+        )
         try:
             async with provider.stream(Request(messages=[HI])) as items:
                 *_, completion = [item async for item in items]
