@@ -12,6 +12,7 @@ from alloy.errors import BudgetExceededError, SessionError
 from alloy.providers import Amount, Budget
 from alloy.sessions import MemoryStore
 from alloy.testing import Reply, Scripted, calls, hangs
+from tests.agents.supervising import Melt
 
 pytestmark = pytest.mark.anyio
 
@@ -131,6 +132,24 @@ async def test_supervised_agents_have_a_budget_each_which_they_keep_while_they_s
         again = await supervisor.get_or_start("one", config)
         await again.chat("Hello!")
         assert again.budget.spent.money == 2 * COST
+
+
+async def test_an_agent_that_was_quarantined_goes_on_with_what_it_has_spent(supervising, until):
+    def melt(request):
+        raise Melt("hot")
+
+    config = alloy.Config(provider=Scripted([say(), melt, say()]), max_budget=1, max_retries=0, **PRICED)
+    async with supervising(max_restarts=0) as supervisor:
+        agent = await supervisor.start("desk", config)
+        await agent.chat("Hello!")
+        with pytest.raises(alloy.RunError):
+            await agent.chat("Melt!")
+        await until(lambda: supervisor.health()["desk"].state == "quarantined")
+        again = await supervisor.revive("desk")
+        assert again.budget.spent.money > COST  # nobody knows what the request took
+        spent = again.budget.spent.money
+        await again.chat("Hello!")
+        assert again.budget.spent.money == spent + COST
 
 
 async def test_another_model_is_paid_from_the_same_budget(make):

@@ -22,7 +22,7 @@ from alloy.models.tokens import TokenCounter
 from alloy.providers import XAI, Amount, Anthropic, Budget, ChatCompletions, Gemini, OpenAI
 from alloy.providers.base import Completion, Request, TextDelta
 from alloy.providers.budget import Reservation, together, wait_for_others
-from alloy.providers.budgeted import BASE, LONGEST, MARGIN, SHORTEST, budgeted
+from alloy.providers.budgeted import BASE, LONGEST, MARGIN, SHORTEST, Budgeted, budgeted
 from alloy.providers.retry import Fallback, Retrying
 from alloy.testing import Reply, Scripted, hangs, sweep
 from alloy.testing.virtual import run_virtually
@@ -345,6 +345,17 @@ async def test_a_price_that_cannot_be_told_in_the_end_leaves_nothing_reserved():
     assert budget.spent.money == 1
 
 
+async def test_a_server_that_cannot_be_reached_costs_nothing():
+    budget = Budget(tokens=50_000)
+    provider = ChatCompletions("a", "key", base_url="http://127.0.0.1:9", rate_limits=None)
+
+    with pytest.raises(alloy.ProviderError) as caught:
+        await ask(provider, budget)
+
+    assert caught.value.kind == "network"
+    assert budget.spent.tokens == 0
+
+
 # --- Retries and fallbacks -------------------------------------------------------------------------------------------
 
 
@@ -457,6 +468,17 @@ async def test_who_waits_for_others_can_be_cancelled_and_leaves_nothing():
     assert budget.spent.tokens == 1400
 
 
+PROMPTS = []
+"""The longest prompt that was foreseen for the request that is about to be sent."""
+
+
+async def reserving(self, worst, reserve=Budgeted._reserve):
+    """As a budget reserves, but tells for how long a prompt."""
+    worst, reservation = await reserve(self, worst)
+    PROMPTS[:] = [worst.prompt]
+    return worst, reservation
+
+
 class Vendor:
     """A model that takes any amount up to the worst, ends in any way, and keeps the books: what it bills, told or not."""
 
@@ -466,26 +488,23 @@ class Vendor:
         self._random = random
         self._budgets = budgets
         self._price = price
-        self._counter = TokenCounter("script")
         self.billed = [Decimal(0), 0]
         self.requests = 0
 
-    def _usage(self, request):
-        overhead = self._counter.overhead(request.system, request.tools)
-        bound = int(self._counter.history(request.messages, overhead) * MARGIN) + BASE
+    def _usage(self, request, bound):
         prompt = self._random.choice([1, bound // 2, bound])
         kinds = dict.fromkeys(DEAREST, 0) | {self._random.choice(DEAREST): prompt}
         return alloy.Usage(output_tokens=self._random.choice([0, 7, request.max_tokens]), requests=1, **kinds)
 
     @asynccontextmanager
     async def stream(self, request):
-        items = self._items(request)
+        items = self._items(request, PROMPTS.pop())
         try:
             yield items
         finally:
             await items.aclose()
 
-    async def _items(self, request):
+    async def _items(self, request, bound):
         self.requests += 1
         chance = self._random.random
         for one in self._budgets:
@@ -495,7 +514,7 @@ class Vendor:
         await anyio.sleep(chance())
         if chance() < 0.15:
             raise alloy.ProviderError("busy", kind="overloaded", status=529)  # which isn't billed
-        usage = self._usage(request)
+        usage = self._usage(request, bound)
         self.billed[0] += self._price(usage, None)
         self.billed[1] += usage.total_tokens
         if chance() < 0.1:
@@ -538,7 +557,7 @@ async def in_place(function, *args, name):
 
 
 def many_runs(seed, counts):
-    """Many runs and the agents in their calls, which share budgets; returns how many overran, after checking that none leaks."""
+    """Many runs and the agents in their calls, which share budgets; returns those that overran, after checking that none leaks."""
     random = Random(seed)
     price = random.choice([cents, stepped])
     shared = Budget(money=random.choice([3, 30, 300, 3000]), tokens=random.choice([None, 3000, 30_000]))
@@ -572,22 +591,20 @@ def many_runs(seed, counts):
             for _ in range(random.randint(1, 8)):
                 group.start_soon(one)
 
-    run_virtually(all_of_them(), seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alloy.models.lookup.run_in_thread", in_place)
+        patch.setattr(Budgeted, "_reserve", reserving)
+        run_virtually(all_of_them(), seed)
     counts["requests"] = counts.get("requests", 0) + vendor.requests
     assert [one for one in budgets if any(one._reserved) or one._waiting] == []
     over = [one for one in budgets if one.limit.money is not None and one._spent[0] > one.limit.money]
-    over += [one for one in budgets if one.limit.tokens is not None and one._spent[1] > one.limit.tokens]
-    return vendor, shared, over
+    return over + [one for one in budgets if one.limit.tokens is not None and one._spent[1] > one.limit.tokens]
 
 
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_many_runs_that_share_budgets_never_spend_more_than_they_have(seed):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alloy.models.lookup.run_in_thread", in_place)
-        _, _, over = many_runs(seed, {})
-
-    assert over == []
+    assert many_runs(seed, {}) == []
 
 
 @settings(max_examples=150, deadline=None)
@@ -608,7 +625,9 @@ def test_what_is_counted_is_never_less_than_what_the_vendor_bills(seed):
             for _ in range(random.randint(1, 12)):
                 group.start_soon(one)
 
-    run_virtually(all_of_them(), seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Budgeted, "_reserve", reserving)
+        run_virtually(all_of_them(), seed)
 
     assert vendor.billed[0] <= budget.spent.money <= budget.limit.money
     assert vendor.billed[1] <= budget.spent.tokens
