@@ -35,6 +35,7 @@ async def every_option_is_taken(provider: alloy.testing.Scripted) -> None:
         fallback_providers=["local", provider],
         max_retries=2,
         retry_backoff=0.5,
+        max_budget=0.5,
         model_metadata_overrides={
             "my-model": 32_000,
             "gpt-9": alloy.models.ModelMetadata(max_output=64_000),
