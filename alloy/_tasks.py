@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import math
 import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +19,17 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-__all__ = ["background", "call_soon", "last_words", "run_in_thread", "stuck_threads", "task_group", "was_cancelled"]
+__all__ = [
+    "background",
+    "call_soon",
+    "cancelled_alone",
+    "ending_alone",
+    "last_words",
+    "run_in_thread",
+    "stuck_threads",
+    "task_group",
+    "was_cancelled",
+]
 
 T = TypeVar("T")
 
@@ -113,21 +124,78 @@ def stuck_threads() -> tuple[str, ...]:
 async def background(function: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
     """Runs `function` in a task while the body runs, and cancels it when the body ends.
 
-    Unlike a bare task group it lets the body's own exception through as it is, not inside an ExceptionGroup. `function`
-    must not raise.
+    Unlike a bare task group it lets the body's own exception through as it is, not inside an ExceptionGroup, and ``task.cancel()``
+    of the function's task ends the function, not the body. The body begins when the function has begun, and neither without the
+    other. `function` must not raise, and has to tell whoever waits for it that it was cancelled.
     """
     raised: BaseException | None = None
-    async with anyio.create_task_group() as group:
-        group.start_soon(function)
-        try:
-            yield
-        except anyio.get_cancelled_exc_class():
-            raise
-        except BaseException as error:  # noqa: BLE001  raised again below
-            raised = error
-        group.cancel_scope.cancel()
+    begun = anyio.Event()
+    cancelled = False
+
+    async def begin() -> None:
+        if anyio.current_effective_deadline() == -math.inf:
+            return
+        begun.set()
+        with ending_alone:
+            if cancelled:
+                _cancel_again()
+            await function()
+
+    while not begun.is_set():  # once, but if its task is cancelled before its first step: anyio ends the group with it
+        async with task_group() as group:
+            group.start_soon(begin)
+            await _begun(begun)
+            try:
+                yield
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001  raised again below
+                raised = error
+            group.cancel_scope.cancel()
+        cancelled = True
     if raised is not None:
         raise raised
+
+
+async def _begun(event: anyio.Event) -> None:
+    """Waits until something has begun. Who is cancelled when it has gets that at the next await, where he can end what began."""
+    try:
+        await event.wait()
+    except asyncio.CancelledError as error:
+        if not event.is_set():
+            raise
+        if cancelled_alone(error):  # a scope says it again by itself
+            _cancel_again()
+
+
+def _cancel_again() -> None:
+    """Has the current task get a cancellation at its next await."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+        task.cancel()
+
+
+class _EndingAlone:
+    """See `ending_alone`. It has no state, so all tasks share one."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        return error is not None and cancelled_alone(error)
+
+
+ending_alone = _EndingAlone()
+"""A block that ``task.cancel()`` ends, and nothing but the block: anyio would cancel the task group around the task, too. Whoever waits
+for what the block does has to be told. When a scope around it is cancelled, the cancellation goes on."""
+
+
+def cancelled_alone(error: BaseException) -> bool:
+    """Whether this is a cancellation that no cancel scope around here asked for, so that it is this task's only."""
+    return isinstance(error, asyncio.CancelledError) and anyio.current_effective_deadline() != -math.inf
 
 
 @asynccontextmanager

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack
 from uuid import uuid4
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from alloy._tasks import background, last_words
+from alloy._tasks import background, cancelled_alone, last_words
 from alloy.agents.bus import LocalBus
 from alloy.agents.directory import register, unregister
 from alloy.agents.inbox import Change
@@ -155,23 +156,14 @@ class Agent(Answering):
         started = anyio.Event()
         failures: list[Exception] = []
 
-        async def live() -> None:
-            try:
-                await owner.serve(started.set)
-            except Exception as error:  # noqa: BLE001  raised where the agent is entered or left
-                failures.append(error)
-                self._close(f"has ended ({error}); start a new one")
-            finally:
-                await owner.finish()
-                started.set()
-
         if self._named:
             register(self.name, self)
         owner.begin()
         try:
-            async with background(live):
+            async with background(partial(self._live, started, failures)):
                 await started.wait()
                 if not failures:
+                    await self._check_entered()
                     try:
                         yield
                     finally:
@@ -186,6 +178,29 @@ class Agent(Answering):
             raise failures[0]
         if owner.error is not None and (owner.unsaved or isinstance(owner.error, AgentCrashedError)):
             raise owner.error
+
+    async def _live(self, started: anyio.Event, failures: list[Exception]) -> None:
+        owner = self._owner
+        try:
+            await owner.serve(started.set)
+        except Exception as error:  # noqa: BLE001  raised where the agent is entered or left
+            failures.append(error)
+            self._close(f"has ended ({error}); start a new one")
+        except BaseException as error:
+            if cancelled_alone(error):
+                owner.lose_task()
+            raise
+        finally:
+            try:
+                await owner.finish()
+            finally:
+                started.set()
+
+    async def _check_entered(self) -> None:
+        """Raises what is to be told where the agent has ended before it could be entered."""
+        if self._owner.state == "closed" and self._owner.inbox.closed is not None:
+            await checkpoint_if_cancelled()
+            raise self._owner.inbox.closed()
 
     async def stop(self, grace: float = 0.0) -> tuple[str, ...]:
         """Ends the agent: takes no more requests, lets those accepted finish for a while, cancels the rest, saves.

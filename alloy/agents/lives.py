@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 import anyio
 from anyio.lowlevel import checkpoint
 
-from alloy._tasks import last_words
+from alloy._tasks import cancelled_alone, ending_alone, last_words
 from alloy.agents.members import given_up
 from alloy.agents.owner import GOODBYE, SAVING
 from alloy.errors import AgentClosedError, AgentCrashedError, AgentError, SessionConflictError, SessionError
@@ -98,14 +98,30 @@ class Lives:
 
     async def _live(self, member: Member, owner: Owner) -> None:
         ending: Ending = "gone"
+        with ending_alone:
+            try:
+                ending = await self._serve(member, owner)
+            except Exception as error:  # noqa: BLE001  such as a bus that raises: this agent's trouble, not all the others'
+                _log.exception("the task of agent %r broke", member.name)
+                member.cause, ending = error, "quarantined"
+            except BaseException as error:
+                if cancelled_alone(error):
+                    owner.lose_task()
+                raise
+            finally:
+                await self._finish(member, owner, ending)
+
+    async def _finish(self, member: Member, owner: Owner, ending: Ending) -> None:
         try:
-            ending = await self._serve(member, owner)
-        except Exception as error:  # noqa: BLE001  such as a bus that raises: this agent's trouble, not all the others'
-            _log.exception("the task of agent %r broke", member.name)
-            member.cause, ending = error, "quarantined"
-        finally:
             await last_words(lambda: owner.finish(sleep=ending == "asleep"), within=ENDING)
+        finally:
             self._ended(member, owner, ending)
+
+    async def bury(self) -> None:
+        """Ends the agents whose tasks were cancelled before they had begun; no other has a task any more."""
+        for member in tuple(self.alive):
+            if member.owner is not None:
+                await self._finish(member, member.owner, "gone")
 
     async def _serve(self, member: Member, owner: Owner) -> Ending:
         """Serves an agent, again after each crash, until it ends."""
@@ -217,17 +233,23 @@ class Lives:
 
     async def sweep(self, idle_timeout: float) -> None:
         """Lets agents that have been idle for so many seconds fall asleep, until it is closed."""
-        while not self.closed:
-            await anyio.sleep(max(idle_timeout / SWEEPS, SHORTEST_SWEEP))
-            asleep = 0
-            for member in tuple(self.alive):
-                if self._is_idle(member, idle_timeout) and member.owner is not None:
-                    # Closed in the same step in which it is idle: what was accepted until now is run, and what comes is refused.
-                    member.owner.close(member.sleeps)
-                    member.become("falling asleep")
-                    asleep += 1
-                    if asleep % AT_ONCE == 0:
-                        await checkpoint()
+        with ending_alone:
+            while not self.closed:
+                await anyio.sleep(max(idle_timeout / SWEEPS, SHORTEST_SWEEP))
+                await self._let_sleep(idle_timeout)
+            return
+        _log.warning("somebody has cancelled the task that lets agents fall asleep; they stay awake from here on")
+
+    async def _let_sleep(self, idle_timeout: float) -> None:
+        asleep = 0
+        for member in tuple(self.alive):
+            if self._is_idle(member, idle_timeout) and member.owner is not None:
+                # Closed in the same step in which it is idle: what was accepted until now is run, and what comes is refused.
+                member.owner.close(member.sleeps)
+                member.become("falling asleep")
+                asleep += 1
+                if asleep % AT_ONCE == 0:
+                    await checkpoint()
 
     def _is_idle(self, member: Member, idle_timeout: float) -> bool:
         owner = member.owner

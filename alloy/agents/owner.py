@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import anyio
 
-from alloy._tasks import last_words, was_cancelled
+from alloy._tasks import last_words, task_group, was_cancelled
 from alloy.agents.inbox import Inbox
 from alloy.agents.listening import Watching, hear
 from alloy.agents.numbers import Numbers
@@ -213,6 +213,11 @@ class Owner:
         if self.inbox.closed is None:
             self.inbox.close(why)
 
+    def lose_task(self) -> None:
+        """Accepts nothing from here on, since somebody has cancelled the task; `finish` does the rest."""
+        _log.warning("somebody has cancelled the task of agent %r; it ends", self.name)
+        self.close(lambda: AgentClosedError(self.name, "has ended, since its task was cancelled; start a new one"))
+
     def abort(self, reason: str) -> None:
         """Cancels everything that was accepted, and ends."""
         for request in self.registry:
@@ -330,7 +335,7 @@ class Owner:
         begin_run(self, run, request)
         request.state = "running"
         with request.scope:
-            async with anyio.create_task_group() as group:
+            async with task_group() as group:
                 group.start_soon(self._execute, run, request, crashes)
 
     async def _execute(self, run: Loop, request: AgentRequest, crashes: list[BaseException]) -> None:

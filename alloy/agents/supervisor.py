@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from alloy._tasks import background
+from alloy._tasks import background, cancelled_alone, ending_alone, task_group
 from alloy.agents.agent import REMEMBERED, whole
 from alloy.agents.bus import LocalBus
 from alloy.agents.directory import register, unregister
@@ -143,21 +143,28 @@ class Supervisor:
         if dog is not None:
             dog.start()
         try:
-            async with anyio.create_task_group() as self._group:
+            async with task_group() as self._group:
                 self._lives.open(self._group)
                 if self._idle_timeout is not None:
                     self._group.start_soon(self._lives.sweep, self._idle_timeout)
                 try:
                     yield
                     await self._stop(self._grace)
+                except anyio.get_cancelled_exc_class():
+                    accepted = self._close()
+                    raised = AgentClosedError(TOPIC, "has ended, since a task of its was cancelled; make a new one")
+                    raise  # which ends here if nobody but the group was cancelled
                 except BaseException as error:  # noqa: BLE001  raised again below, and not inside an ExceptionGroup
                     accepted = self._close()
                     raised = error
                 self._group.cancel_scope.cancel()
         finally:
-            self._end(accepted)
-            if dog is not None:
-                await dog.stop()
+            try:
+                await self._lives.bury()
+            finally:
+                self._end(accepted)
+                if dog is not None:
+                    await dog.stop()
         if raised is not None:
             raise raised
 
@@ -197,11 +204,16 @@ class Supervisor:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
 
             async def hear() -> None:
-                async for number in signals:
-                    _log.info("%s: stopping", number.name)
-                    if self._asked.is_set():
-                        self._hasten(0.0)
-                    self._asked.set()
+                try:
+                    async for number in signals:
+                        _log.info("%s: stopping", number.name)
+                        if self._asked.is_set():
+                            self._hasten(0.0)
+                        self._asked.set()
+                except BaseException as error:
+                    if cancelled_alone(error):  # nobody hears signals any more
+                        self._asked.set()
+                    raise
 
             async with background(hear):
                 await self._asked.wait()
@@ -222,13 +234,14 @@ class Supervisor:
             self._deadline.deadline = min(self._deadline.deadline, anyio.current_time() + grace)
 
     async def _stop_all(self, grace: anyio.CancelScope) -> None:
-        with grace:
+        with ending_alone, grace:
             await self._lives.wait_for_all()
         left = self._accepted()
         for member in self._lives.alive:
             if member.owner is not None:
                 member.owner.abort("the supervisor was stopped")
-        await self._lives.wait_for_all()
+        with ending_alone:
+            await self._lives.wait_for_all()
         self._end(left)
 
     def _close(self) -> dict[str, tuple[AgentRequest, ...]]:

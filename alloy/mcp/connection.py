@@ -14,6 +14,7 @@ import anyio
 from mcp import Client, MCPError, types
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 
+from alloy._tasks import task_group
 from alloy.errors import MCPServerError
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Connection:
         self._life: Life | None = None
         self._scope = anyio.CancelScope()
         self._closing = False
+        self._closed = "the connection is closed; call its tools inside 'async with'"
         self._wanted = False
         self._stale = False
         self._nudged = anyio.Event()
@@ -141,6 +143,8 @@ class Connection:
             await self._changed.wait()
             if self._failure is not None:
                 raise self._failure
+            if self._closing:
+                raise MCPServerError(self._name(), self._closed)
 
     async def life(self) -> Life:
         """The connection, begun anew if need be.
@@ -151,7 +155,7 @@ class Connection:
         tried = self._failures
         while True:
             if self._closing:
-                raise MCPServerError(self._name(), "the connection is closed; call its tools inside 'async with'")
+                raise MCPServerError(self._name(), self._closed)
             if self._life is not None and not self._life.broken:
                 return self._life
             if self._failure is not None and self._failures >= PATIENCE:
@@ -213,9 +217,14 @@ class Connection:
 
     async def own(self) -> None:
         """Owns the connection until `close`; it isn't ended by cancellation, since it has to leave in good order."""
-        with anyio.CancelScope(shield=True):
-            while await self._asked_for():
-                await self._live()
+        try:
+            with anyio.CancelScope(shield=True):
+                while await self._asked_for():
+                    await self._live()
+        finally:
+            if not self._closing:
+                self._closing, self._closed = True, "somebody has cancelled the connection's task; connect anew"
+                self._tell()
 
     async def _asked_for(self) -> bool:
         """Waits until somebody wants the connection and it's time to try; False when it's closed."""
@@ -260,7 +269,7 @@ class Connection:
 
     async def _watch(self, life: Life) -> None:
         """Waits until the connection breaks or is closed, and lists the tools when they have changed."""
-        async with anyio.create_task_group() as group:
+        async with task_group() as group:
             group.start_soon(self._subscribe, life.client)
             while not (self._closing or life.broken):
                 await self._nudged.wait()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 import anyio
 
-from alloy._tasks import background, run_in_thread
+from alloy._tasks import background, run_in_thread, task_group
 from alloy.errors import InvalidOptionError, MissingExtraError, RunError, UnknownOptionError
 from alloy.loop.config import Config
 from alloy.loop.run import run
@@ -192,12 +192,14 @@ class _Served:
                     async with self._alone:
                         results.append(await self._run(call, lines))
 
-        async with anyio.create_task_group() as group:
+        async with task_group() as group:
             group.start_soon(work)
             with heard:
                 numbers = count(1)
                 async for line in heard:
                     await context.session.report_progress(next(numbers), None, line)
+        if not results:
+            raise MCPError(types.INTERNAL_ERROR, f"the call of {call.name!r} was cancelled; it may have taken effect")
         return results[0]
 
     async def _run(self, call: ToolUseBlock, lines: MemoryObjectSendStream[str]) -> types.CallToolResult:

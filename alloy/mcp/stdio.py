@@ -19,7 +19,7 @@ from anyio import AsyncContextManagerMixin
 from mcp import types
 from mcp.shared.message import SessionMessage
 
-from alloy._tasks import run_in_thread
+from alloy._tasks import run_in_thread, task_group
 from alloy.tools.process import MARK, end_session
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Stdio(AsyncContextManagerMixin):
         written, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         outgoing, wanted = anyio.create_memory_object_stream[SessionMessage](0)
         flushed = anyio.Event()
-        async with anyio.create_task_group() as group:
+        async with task_group() as group:
             group.start_soon(self._read, process.stdout, written)
             group.start_soon(self._write, process.stdin, wanted, flushed)
             group.start_soon(self._listen, process.stderr)
