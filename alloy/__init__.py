@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from alloy.messages import ToolUseBlock as ToolUseBlock
     from alloy.messages import messages_from_json as messages_from_json
     from alloy.messages import messages_to_json as messages_to_json
+    from alloy.providers.budget import Budget as Budget
     from alloy.result import Result as Result
     from alloy.tools.base import Tool as Tool
     from alloy.tools.base import ToolContext as ToolContext
@@ -90,6 +91,7 @@ _MODULES = {
         "messages_from_json",
         "messages_to_json",
     ),
+    "alloy.providers.budget": ("Budget",),
     "alloy.result": ("Result",),
     "alloy.tools.base": ("Tool", "ToolContext", "ToolOutput", "tool"),
     "alloy.usage": ("Usage",),
@@ -103,6 +105,7 @@ __all__ = [
     "AlloyError",
     "Approval",
     "Blocked",
+    "Budget",
     "Compaction",
     "Config",
     "ConfigurationError",

@@ -35,13 +35,16 @@ CUT = 0.7
 _log = logging.getLogger("alloy")
 
 
-def compactor_for(config: Config, provider: Provider, specs: Sequence[ToolSpec]) -> Compactor | None:
+def compactor_for(
+    config: Config, provider: Provider, specs: Sequence[ToolSpec], system: str | None
+) -> Compactor | None:
     """What keeps a run of these options inside its model's window; None if nothing shall.
 
     Args:
         config: the options.
         provider: who answers the run.
         specs: the tools that every request offers.
+        system: the system prompt that every request has.
     """
     settings = config.compaction
     if settings is None:
@@ -49,7 +52,7 @@ def compactor_for(config: Config, provider: Provider, specs: Sequence[ToolSpec])
     writer = None
     if settings.provider is not None:
         writer = build_provider(config.with_options(provider=settings.provider, fallback_providers=()))
-    return Compactor(settings, provider, specs, config.system_prompt, config.max_tokens, writer)
+    return Compactor(settings, provider, specs, system, config.max_tokens, writer)
 
 
 def details_of(compactor: Compactor | None, after: Sequence[Message]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, assert_never
 
 from alloy.errors import ProviderError
@@ -75,20 +74,20 @@ class Listener:
         return turn.completion
 
     async def ask_aside(self, provider: Provider, request: Request) -> Completion:
-        """Asks something besides the conversation, of which nothing is shown but its retries.
+        """Asks something besides the conversation, of which nothing is shown but that it's retried or waits.
 
         Raises:
             ProviderError: it failed, or broke off.
         """
         completion: Completion | None = None
         try:
-            async with held(provider), provider.stream(dataclasses.replace(request, stream=False)) as items:
+            async with held(provider), provider.stream(request) as items:
                 async for batch in in_batches(items):
                     for item in batch:
                         if isinstance(item, Completion):
                             completion = item
                             self._spend(item.usage)
-                        elif isinstance(item, Retry):
+                        elif isinstance(item, Retry | RateLimitWait):
                             self._tell(item)
         except ProviderError as error:
             if error.usage is not None:
@@ -124,23 +123,22 @@ class Listener:
                     turn.usage += error.usage
                 self._tell(item)
             case RateLimitWait():
-                self._events.emit(
-                    "runtime_event",
-                    kind="rate_limited_wait",
-                    reason=item.reason,
-                    delay_s=item.delay,
-                    ahead=item.ahead,
-                    waits_for=item.waits_for,
-                )
+                self._tell(item)
             case _:
                 assert_never(item)
 
-    def _tell(self, retry: Retry) -> None:
-        error = retry.error
-        if error.usage is not None:
-            self._spend(error.usage)
-        said = {"type": type(error).__name__, "kind": error.kind, "message": str(error)}
-        self._events.emit("retry", attempt=retry.attempt, delay_s=retry.delay, error=said, next=retry.next)
+    def _tell(self, item: Retry | RateLimitWait) -> None:
+        match item:
+            case Retry(attempt=attempt, delay=delay, error=error, next=asked_next):
+                if error.usage is not None:
+                    self._spend(error.usage)
+                said = {"type": type(error).__name__, "kind": error.kind, "message": str(error)}
+                self._events.emit("retry", attempt=attempt, delay_s=delay, error=said, next=asked_next)
+            case RateLimitWait(reason=reason, delay=delay, ahead=ahead, waits_for=awaited):
+                told = {"reason": reason, "delay_s": delay, "ahead": ahead, "waits_for": awaited}
+                self._events.emit("runtime_event", kind="rate_limited_wait", **told)
+            case _:
+                assert_never(item)
 
     def _show(self, delta: ThinkingDelta | ToolCallDelta) -> None:
         match delta:

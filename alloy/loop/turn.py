@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from alloy.messages import Message
     from alloy.providers.base import Completion
 
-__all__ = ["Turn"]
+__all__ = ["Turn", "since"]
 
 
 class Turn:
@@ -37,3 +37,8 @@ class Turn:
         self.message = message
         calls = message.tool_uses
         self.batch = ToolBatch(runner, calls) if calls else None
+
+
+def since(at: float) -> int:
+    """Milliseconds since then, by ``time.perf_counter()``."""
+    return round((time.perf_counter() - at) * 1000)

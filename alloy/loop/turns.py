@@ -7,6 +7,7 @@ without an await and whatever happened, so that the history can be sent at every
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from alloy.loop.middleware import Hooks, RunContext
 from alloy.loop.prefix import Prefix
 from alloy.loop.step import Step
 from alloy.loop.toolrun import TRUNCATED, ToolRunner, results_of
-from alloy.loop.turn import Turn
+from alloy.loop.turn import Turn, since
 from alloy.messages import Message, TextBlock
 from alloy.providers.base import Completion, Request, ToolSpec, held
 from alloy.result import Result
@@ -100,7 +101,7 @@ class Loop:
             ToolSpec(tool.name, tool.description, tool.input_schema, tool.options) for tool in config.tools
         )
         self._system = self._goal.system(config.system_prompt)
-        self._compactor = compactor_for(config, provider, self._specs)
+        self._compactor = compactor_for(config, provider, self._specs, self._system)
         self._hooks = Hooks((*config.middleware, self._compactor) if self._compactor else config.middleware)
         self._context = RunContext(self, config, self._provider, request_id=events.correlation_id)
         self.desk = Desk(events)
@@ -108,6 +109,7 @@ class Loop:
         self._runner = ToolRunner(config, tools, self._hooks, self._context, events, self.desk, gate, self._spend)
         self.prefix = Prefix()
         self._listener = Listener(self._provider, events, gate, self._spend)
+        self._caller = events.agent_id or events.correlation_id
         self._stop_reason: StopReason | None = None
         self._calls: list[ToolCall] = []
         self._answers = 0
@@ -303,7 +305,7 @@ class Loop:
             text=self._text,
             usage=turn.usage.as_dict(),
             start_event_seq=turn.seq,
-            duration_ms=_since(turn.at),
+            duration_ms=since(turn.at),
             error=turn.error,
         )
 
@@ -388,6 +390,7 @@ class Loop:
 
     async def ask_aside(self, provider: Provider, request: Request) -> Completion:
         """Asks something besides the conversation; see `RunContext.complete`."""
+        request = dataclasses.replace(request, stream=False, caller=self._caller, priority=self.config.priority)
         return await self._listener.ask_aside(self._paid(provider), request)
 
     def _paid(self, provider: Provider) -> Provider:
@@ -407,7 +410,7 @@ class Loop:
             system=self._system,
             tools=self._specs,
             stream=self.events.watched,
-            caller=self.events.agent_id or self.events.correlation_id,
+            caller=self._caller,
             priority=self.config.priority,
             response_schema=self._goal.schema,
         )
@@ -491,9 +494,5 @@ def announce(events: Emitter, result: Result, start_seq: int, started: float) ->
         tool_calls=len(result.tool_calls),
         error=result.error and {"type": type(result.error).__name__, "message": str(result.error)},
         start_event_seq=start_seq,
-        duration_ms=_since(started),
+        duration_ms=since(started),
     )
-
-
-def _since(at: float) -> int:
-    return round((time.perf_counter() - at) * 1000)

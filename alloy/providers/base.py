@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from alloy.result import StopReason
 
 __all__ = [
+    "NOT_SENT",
     "Completion",
     "CountsTokens",
     "Delta",
@@ -255,6 +256,9 @@ def structured_output(provider: Provider, schema: Mapping[str, Any], *, tools: b
     """
     return provider.structured_output(schema, tools=tools) if isinstance(provider, StructuresOutput) else "tool"
 
+
+NOT_SENT = "max_wait"
+"""The code of the error of a request that would wait too long for its turn; asking again would make the wait no shorter."""
 
 _KNOWN: WeakSet[type] = WeakSet()
 

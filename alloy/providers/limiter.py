@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import anyio
 
 from alloy.errors import InvalidOptionError, ProviderError
-from alloy.providers.base import RateLimitWait
+from alloy.providers.base import NOT_SENT, RateLimitWait
 from alloy.providers.fair_queue import FairQueue
 from alloy.providers.rate_buckets import Bucket
 from alloy.providers.rate_headers import readings
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from alloy.providers.governor import Ticket
     from alloy.providers.rate_headers import Resource
 
-__all__ = ["LEARNED", "NOT_SENT", "Limiter", "RateLimits"]
-
-NOT_SENT = "max_wait"
-"""The code of the error of a request that would wait for too long; asking again would make the wait no shorter."""
+__all__ = ["LEARNED", "Limiter", "RateLimits"]
 
 LONGEST_WAIT = 600.0
 """What the server says isn't believed where that would make a request wait for longer, in seconds; then the server answers."""

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import anyio
 
 from alloy.errors import BudgetExceededError, InvalidOptionError, ProviderError
-from alloy.providers.base import Provider, RateLimitWait, Retry, held, is_provider, structured_output
+from alloy.providers.base import NOT_SENT, Provider, RateLimitWait, Retry, held, is_provider, structured_output
 from alloy.providers.batches import Batches, in_batches
-from alloy.providers.limiter import NOT_SENT
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
