@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from alloy._secrets import without_keys
-from alloy._tasks import call_soon, task_group, was_cancelled
+from alloy._tasks import call_soon, ending_alone, task_group, was_cancelled
 from alloy.errors import ToolError
 from alloy.history import UNKNOWN_OUTCOME
 from alloy.loop.desk import Foresees
@@ -150,7 +150,7 @@ class ToolBatch:
         else:
             async with task_group() as tasks:
                 for index in group:
-                    tasks.start_soon(self._call, index)
+                    tasks.start_soon(self._call_beside, index)
         if self._failure is not None:
             raise self._failure
 
@@ -175,6 +175,10 @@ class ToolBatch:
         own = {name: tool.max_concurrency for name, tool in self._runner.tools.items() if tool.max_concurrency}
         limits = {"": self._runner.config.max_concurrent_tools, **own}
         return {name: anyio.Semaphore(limit, fast_acquire=True) for name, limit in limits.items()}
+
+    async def _call_beside(self, index: int) -> None:
+        with ending_alone:
+            await self._call(index)
 
     async def _call(self, index: int) -> None:
         """One call from its hooks to its record; what hooks raise is kept for the batch."""
