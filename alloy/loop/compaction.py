@@ -16,6 +16,7 @@ __all__ = ["Compaction", "checked_compaction"]
 
 RESERVE = 16_384  # tokens
 KEEP_RECENT = 20_000  # tokens
+KEEP_USER = 10_000  # tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,8 @@ class Compaction:
         reserve_tokens: what is left free for the answer, in tokens; by default 16,384, or a quarter of `max_tokens` if that is less.
         keep_recent_tokens: how much of the recent conversation stays word for word, in tokens, at least the last step; by
             default 20,000, or a quarter of `max_tokens` if that is less.
+        keep_user_tokens: how much of what the user said in the older part stays word for word beside the summary, the newest
+            first, in tokens; by default 10,000, or a tenth of `max_tokens` if that is less.
         keep_tool_results: how many of the newest tool results are never cleared; None to clear none at all.
         fallback: what to do where a summary fails: ``truncate`` goes on without the older part, ``error`` fails the run with
             its history as it is.
@@ -45,6 +48,7 @@ class Compaction:
 
     reserve_tokens: int | None = None
     keep_recent_tokens: int | None = None
+    keep_user_tokens: int | None = None
     keep_tool_results: int | None = 3
     fallback: Literal["truncate", "error"] = "truncate"
     instructions: str | None = None
@@ -53,7 +57,7 @@ class Compaction:
     on_compaction: Callable[[Sequence[Message]], Awaitable[object] | object] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("reserve_tokens", "keep_recent_tokens", "keep_tool_results"):
+        for name in ("reserve_tokens", "keep_recent_tokens", "keep_user_tokens", "keep_tool_results"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise InvalidOptionError(f"compaction.{name}", "a whole number of at least 0, or None", value)
@@ -74,12 +78,12 @@ class Compaction:
         Raises:
             InvalidOptionError: it doesn't.
         """
-        reserve, keep = self.reserve(max_tokens), self.keep_recent(max_tokens)
+        reserve, keep = self.reserve(max_tokens), self.keep_recent(max_tokens) + self.keep_user(max_tokens)
         if reserve >= max_tokens:
             raise InvalidOptionError("compaction.reserve_tokens", f"less than max_tokens, {max_tokens}", reserve)
         if keep >= max_tokens - reserve:
             left = f"less than max_tokens leaves besides reserve_tokens, {max_tokens - reserve}"
-            raise InvalidOptionError("compaction.keep_recent_tokens", left, keep)
+            raise InvalidOptionError("compaction.keep_recent_tokens with keep_user_tokens", left, keep)
 
     def reserve(self, window: int) -> int:
         """`reserve_tokens` in a window of so many tokens."""
@@ -88,6 +92,10 @@ class Compaction:
     def keep_recent(self, window: int) -> int:
         """`keep_recent_tokens` in a window of so many tokens."""
         return min(KEEP_RECENT, window // 4) if self.keep_recent_tokens is None else self.keep_recent_tokens
+
+    def keep_user(self, window: int) -> int:
+        """`keep_user_tokens` in a window of so many tokens."""
+        return min(KEEP_USER, window // 10) if self.keep_user_tokens is None else self.keep_user_tokens
 
 
 def checked_compaction(name: str, value: Any) -> Compaction | None:

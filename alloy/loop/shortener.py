@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 import anyio
 
 from alloy.errors import ProviderError
-from alloy.loop.shortening import clear_results, forget_thinking, join, note, recent_from, removed, shrink, split
+from alloy.loop.shortening import (
+    clear_results,
+    fitting,
+    forget_thinking,
+    join,
+    note,
+    recent_from,
+    removed,
+    shrink,
+    split,
+    words_of_user,
+)
 from alloy.loop.summary import INSTRUCTIONS, chunks, summary_request, words_of
 from alloy.models.text import estimated_tokens
 
@@ -116,9 +127,10 @@ class Shortener:
         old, kept = parts.rest[:start], parts.rest[start:]
         if not old:
             return tuple(messages)
+        words = fitting([*parts.words, *words_of_user(old)], self._settings.keep_user(window))
         summary = await self._summary(parts, old, window, run)
         if summary is not None:
-            after = join(parts.head, summary, kept)
+            after = join(parts.head, summary, kept, words)
             if self._count(after) < self._count(messages):
                 self.methods.append("summary")
                 return after
@@ -128,7 +140,7 @@ class Shortener:
                 "no summary could be made of the conversation so far, and compaction.fallback is 'error'"
             )
         self.methods.append("truncated")
-        return join(parts.head, note(parts.summary), kept)
+        return join(parts.head, note(parts.summary), kept, words)
 
     async def _summary(self, parts: Parts, old: Sequence[Message], window: int, run: RunContext) -> str | None:
         """What a model writes of the older part; None if it doesn't."""

@@ -2,6 +2,7 @@
 
 A history that was shortened begins with one message of the user's: what the user said first, word for word, then one block that
 stands for what was taken out (it begins with `MARK`), and then the user's words that followed, if what is kept begins with them.
+The block has a summary, and behind it what the user said in the part that was taken out, a line for each message.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alloy.messages import Message, RawBlock, TextBlock, ThinkingBlock, ToolResultBlock, ToolUseBlock
+from alloy.models.text import estimated_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,7 @@ __all__ = [
     "Parts",
     "clear_results",
     "clipped",
+    "fitting",
     "forget_thinking",
     "join",
     "note",
@@ -29,10 +32,21 @@ __all__ = [
     "shrink",
     "split",
     "standing_in",
+    "words_of_user",
 ]
 
 MARK = "<conversation_summary>"
 END = "</conversation_summary>"
+WORDS = "<user_messages>"
+WORDS_END = "</user_messages>"
+LONGEST_WORDS = (
+    2_000,
+    1_000,
+    500,
+    250,
+    125,
+)  # characters of one message of the user's, as far as all of them have room
+_SAID = "What the user said in that part, word for word:"
 LEFT_OUT = "Earlier parts of this conversation were left out to save space."
 CLEARED = "[This result was cleared to save space. Call the tool again if you need it.]"
 SHORT = 400  # characters that aren't worth clearing
@@ -46,17 +60,48 @@ class Parts:
     Attributes:
         head: what the user said first.
         summary: what stands for what was taken out before; None if nothing was.
+        words: what the user said in that.
         rest: all that follows.
     """
 
     head: tuple[Block, ...]
     summary: str | None
+    words: tuple[str, ...]
     rest: tuple[Message, ...]
 
 
-def standing_in(text: str) -> TextBlock:
-    """The block that stands for what is taken out."""
-    return TextBlock(f"{MARK}\n{text}\n{END}")
+def standing_in(summary: str, words: Sequence[str] = ()) -> TextBlock:
+    """The block that stands for what is taken out: a summary, and what the user said in it."""
+    lines = [MARK, summary]
+    if words:
+        lines += ["", _SAID, WORDS, *(f"- {one}" for one in words), WORDS_END]
+    return TextBlock("\n".join((*lines, END)))
+
+
+def words_of_user(messages: Sequence[Message]) -> list[str]:
+    """What the user says in some messages, one line for each."""
+    said = (message.text for message in messages if message.role == "user")
+    return [" ".join(clipped(text, LONGEST_WORDS[0]).split()) for text in said if text.strip()]
+
+
+def fitting(words: Sequence[str], limit: int) -> list[str]:
+    """What the user said in so many tokens: long messages are cut in their middle, then left out, and at last the oldest are."""
+    shorter: list[str] = []
+    for longest in LONGEST_WORDS:
+        shorter = [" ".join(clipped(one, longest).split()) for one in words]
+        if sum(map(_tokens, shorter)) <= limit:
+            return shorter
+    left = sum(map(_tokens, shorter))
+    kept = dict(enumerate(shorter))
+    for index in sorted(kept, key=lambda index: (len(words[index]) <= LONGEST_WORDS[-1], index)):
+        if left <= limit:
+            break
+        left -= _tokens(kept.pop(index))
+    return list(kept.values())
+
+
+def _tokens(line: str) -> int:
+    return int(estimated_tokens(line)) + 2
 
 
 def note(summary: str | None) -> str:
@@ -71,14 +116,23 @@ def split(messages: Sequence[Message]) -> Parts:
         if isinstance(block, TextBlock) and block.text.startswith(MARK):
             after = first.content[index + 1 :]
             rest = (Message("user", after), *messages[1:]) if after else tuple(messages[1:])
-            summary = block.text.removeprefix(MARK).removesuffix(END).strip()
-            return Parts(first.content[:index], summary, rest)
-    return Parts(first.content, None, tuple(messages[1:]))
+            return Parts(first.content[:index], *_read(block.text), rest)
+    return Parts(first.content, None, (), tuple(messages[1:]))
 
 
-def join(head: tuple[Block, ...], summary: str | None, recent: Sequence[Message]) -> tuple[Message, ...]:
-    """Puts a history together again, with a summary in place of what isn't there any more."""
-    blocks = head if summary is None else (*head, standing_in(summary))
+def _read(text: str) -> tuple[str, tuple[str, ...]]:
+    """The summary and the user's words in a block that `standing_in` made."""
+    summary, _, rest = text.removeprefix(MARK).removesuffix(END).partition(WORDS)
+    words = rest.partition(WORDS_END)[0].splitlines()
+    summary = summary.strip().removesuffix(_SAID).strip()
+    return summary, tuple(line.removeprefix("- ") for line in words if line.strip())
+
+
+def join(
+    head: tuple[Block, ...], summary: str, recent: Sequence[Message], words: Sequence[str] = ()
+) -> tuple[Message, ...]:
+    """Puts a history together again, with a summary and the user's words in place of what isn't there any more."""
+    blocks = (*head, standing_in(summary, words))
     if recent and recent[0].role == "user":
         blocks, recent = (*blocks, *recent[0].content), recent[1:]
     return (Message("user", blocks), *recent)

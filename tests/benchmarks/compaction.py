@@ -1,7 +1,8 @@
 """What survives a long conversation: facts that were told early, with a summary and with truncation alone.
 
 Run it with ``python -m tests.benchmarks.compaction``. Each conversation tells some facts among other talk, and then goes on until its
-history has been shortened several times. Counted is which facts can still be read in the history that the model gets at the end.
+history has been shortened several times: some by the user in few words, some by the model amid many. Counted is which facts can still be read in
+the history that the model gets at the end.
 """
 
 from __future__ import annotations
@@ -30,27 +31,29 @@ THINGS = ("server", "invoice", "key", "customer", "branch", "ticket", "port", "o
 TALK = "Thank you. Let us look at the next part of the work and see what has to be done there, step by step. " * 6
 
 
-def conversation(seed: int, facts: int) -> tuple[list[str], list[str]]:
-    """Prompts of a long conversation, and the facts in them."""
+def conversation(seed: int, facts: int) -> tuple[list[str], list[str], list[str]]:
+    """Prompts of a long conversation, the facts that the user tells in them, and those that the model finds out."""
     chance = random.Random(seed)
-    values = [f"{chance.choice('ABCDEFGH')}{chance.randrange(1000, 9999)}" for _ in range(facts)]
-    prompts = [
-        f"Please keep in mind: the {THINGS[index % len(THINGS)]} number {index + 1} is {value}. {TALK}"
-        for index, value in enumerate(values)
-    ]
-    prompts += [f"Part {part}. {TALK}" for part in range(2 * facts)]
-    return prompts, values
+    values = [f"{chance.choice('ABCDEFGH')}{chance.randrange(1000, 9999)}" for _ in range(2 * facts)]
+    told, found = values[:facts], values[facts:]
+    prompts = []
+    for index, (one, other) in enumerate(zip(told, found, strict=True)):
+        thing = THINGS[index % len(THINGS)]
+        prompts.append(f"Please keep in mind: the {thing} number {index + 1} is {one}. Then look up {other}.")
+    return prompts + [f"Go on with part {part}." for part in range(3 * facts)], told, found
 
 
 def answering(summary: Callable[[Request], str] | None) -> Scripted:
-    """A model that says little, and summarises with a function, if there is one."""
+    """A model that says what it looked up, and summarises with a function, if there is one."""
 
     def answer(request: Request) -> Reply:
         if "hand-off" in (request.system or ""):
             if summary is None:
                 return Reply(stop_reason="refusal")
             return Reply(text=summary(request), usage=Usage(requests=1))
-        return Reply(text=f"Very well. {TALK}", usage=Usage(requests=1))
+        asked = request.messages[-1].text.rpartition("look up ")[2].rstrip(".")
+        found = f"I found that the file number {len(request.messages)} is {asked}." if len(asked) < 6 else ""
+        return Reply(text=f"{TALK}{found} {TALK}", usage=Usage(requests=1))
 
     return Scripted([answer] * 1_000)
 
@@ -61,9 +64,9 @@ def careful(request: Request) -> str:
     return "## Facts\n" + "\n".join(dict.fromkeys(told))
 
 
-async def survivors(seed: int, facts: int, compaction: dict[str, Any] | None, model: Scripted) -> tuple[int, int, int]:
-    """How many facts can be read at the end, how many times the history was shortened, and how many summaries failed."""
-    prompts, values = conversation(seed, facts)
+async def survivors(seed: int, facts: int, compaction: dict[str, Any], model: Scripted) -> list[int]:
+    """How many facts can be read at the end, of the user's and of the others; how often the history was shortened; how often in vain."""
+    prompts, told, found = conversation(seed, facts)
     seen: list[alloy.Envelope] = []
     messages: tuple[alloy.Message, ...] = ()
     for prompt in prompts:
@@ -72,9 +75,10 @@ async def survivors(seed: int, facts: int, compaction: dict[str, Any] | None, mo
         )
         messages = result.messages
     text = "\n".join(block.text for message in messages for block in message.content if isinstance(block, TextBlock))
+    found = [f"is {value}" for value in found]  # that it was to be looked up is no finding
     shortened = sum(envelope.event == "compaction" for envelope in seen)
     failed = sum(envelope.payload.get("kind") == "compaction_failed" for envelope in seen)
-    return sum(value in text for value in values), shortened, failed
+    return [sum(value in text for value in told), sum(value in text for value in found), shortened, failed]
 
 
 def say(line: str) -> None:
@@ -90,19 +94,26 @@ async def main() -> None:
     parser.add_argument("--facts", type=int, default=10)
     parser.add_argument("--embedded", action="store_true", help="have the embedded model summarise, too (minutes)")
     args = parser.parse_args()
+    nothing = {"keep_user_tokens": 0}
     ways: dict[str, tuple[dict[str, Any], Callable[[Request], str] | None]] = {
-        "truncation alone": ({}, None),
-        "a careful summary (scripted)": ({}, careful),
+        "truncation alone": (nothing, None),
+        "truncation, the user's words kept": ({}, None),
+        "a careful summary (scripted)": (nothing, careful),
+        "both": ({}, careful),
     }
     if args.embedded:
-        ways["a summary by the embedded model"] = ({"provider": Local(max_tokens=400), "timeout": 600.0}, None)
-    say(f"{'way':34} {'facts kept':>12} {'shortened':>10} {'failed':>7}")
+        ways["a summary by the embedded model"] = (
+            nothing | {"provider": Local(max_tokens=400), "timeout": 600.0},
+            None,
+        )
+    say(f"{'way':34} {'told kept':>12} {'found kept':>12} {'shortened':>10} {'failed':>7}")
     for way, (compaction, summary) in ways.items():
-        kept = shortened = failed = 0
+        sums = [0, 0, 0, 0]
         for seed in range(args.conversations):
             one = await survivors(seed, args.facts, compaction, answering(summary))
-            kept, shortened, failed = kept + one[0], shortened + one[1], failed + one[2]
-        say(f"{way:34} {kept:>5} of {args.conversations * args.facts:<4} {shortened:>8} {failed:>7}")
+            sums = [a + b for a, b in zip(sums, one, strict=True)]
+        of = f"of {args.conversations * args.facts:<4}"
+        say(f"{way:34} {sums[0]:>5} {of} {sums[1]:>5} {of} {sums[2]:>8} {sums[3]:>7}")
 
 
 if __name__ == "__main__":

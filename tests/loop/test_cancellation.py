@@ -166,6 +166,25 @@ def test_p1_p2_p3_p4_hold_wherever_a_stream_is_cancelled(script):
     assert sweep(scenario) > 30
 
 
+def test_cancelling_any_single_task_of_a_stream_never_cuts_who_reads_it():
+    ended: list[str] = []
+
+    async def scenario(probe):
+        ended.append("cut")
+        options = {"tools": TOOLS, "middleware": [probe, Steps()], "on_event": probe}
+        try:
+            async with alloy.stream("Go.", provider=Held([two_calls(), "Done."]), **options) as run:
+                async for _ in run:
+                    await anyio.lowlevel.checkpoint()
+                ended[-1] = run.result.status
+        except asyncio.CancelledError:
+            ended[-1] = "the reader was cancelled"
+            raise
+
+    assert sweep(scenario, sides=["one task"]) > 30
+    assert set(ended) == {"completed", "cancelled", "the reader was cancelled"}
+
+
 LONG = "A question that goes on for a while. " * 100
 
 

@@ -30,6 +30,11 @@ def talk(turns: int, words: int = 20) -> list[alloy.Message]:
     return messages
 
 
+def asked(prompt: str) -> list[alloy.Message]:
+    """A question and its answer."""
+    return [alloy.Message("user", (TextBlock(prompt),)), alloy.Message("assistant", (TextBlock("Noted."),))]
+
+
 def is_summary_request(request) -> bool:
     return "hand-off" in (request.system or "")
 
@@ -65,7 +70,8 @@ async def test_the_older_part_is_replaced_by_a_summary_and_the_recent_part_stays
 
     first, *recent = model.others[0].messages
     assert first.content[0] == history[0].content[0]
-    assert first.content[1].text == f"{MARK}\n{SUMMARY}\n</conversation_summary>"
+    assert first.content[1].text.startswith(f"{MARK}\n{SUMMARY}\n")
+    assert "\n- Question 5. The quick" in first.content[1].text
     assert recent[:-1] == history[-len(recent[:-1]) :]
     assert recent[-1].text == "Go on."
     assert len(recent) >= 3
@@ -79,6 +85,21 @@ async def test_the_older_part_is_replaced_by_a_summary_and_the_recent_part_stays
     assert payload["before_messages"] == 19
     assert payload["after_tokens"] < 6_500 * 3 // 4 < payload["before_tokens"]
     assert payload["after_messages"] == len(recent) + 1
+
+
+async def test_what_the_user_said_stays_even_where_nobody_summarises():
+    history = [*talk(1), *asked("The port is 8080."), *talk(8), *asked("The key is K77."), *talk(9)]
+    failing = Model(summary=Reply(stop_reason="refusal"))
+    first = await alloy.run("Go on.", provider=failing, messages=history, max_tokens=6_500)
+    assert "The port is 8080." in first.messages[0].text
+
+    small = {"keep_user_tokens": 10}
+    second = await alloy.run("More.", provider=Model(), messages=history, max_tokens=6_500, compaction=small)
+    assert "The port is 8080." not in str(second.messages)
+
+    third = await alloy.run("More.", provider=Model(), messages=[*first.messages, *talk(9)], max_tokens=6_500)
+    assert "The port is 8080." in third.messages[0].text
+    assert "The key is K77." in third.messages[0].text
 
 
 async def test_what_a_summary_took_counts_to_the_run():

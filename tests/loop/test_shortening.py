@@ -12,6 +12,7 @@ from alloy.loop.shortening import (
     MARK,
     clear_results,
     clipped,
+    fitting,
     forget_thinking,
     join,
     note,
@@ -19,6 +20,7 @@ from alloy.loop.shortening import (
     removed,
     shrink,
     split,
+    words_of_user,
 )
 from alloy.messages import ImageBlock, Message, RawBlock, TextBlock, ThinkingBlock, ToolResultBlock, ToolUseBlock
 from alloy.usage import Usage
@@ -86,6 +88,28 @@ def test_what_was_kept_is_the_first_message_the_summary_and_the_recent_part():
         "Go on.",
     ]
     assert shorter[1:] == tuple(history[-2:])
+
+
+def test_what_the_user_said_stays_word_for_word_in_lines():
+    words = words_of_user([user("Use port 8080.", "And\nTLS."), *step(1), said("Yes."), user("x" * 3000)])
+    assert words[0] == "Use port 8080.And TLS."
+    assert len(words) == 2
+    assert len(words[1]) < 2100
+
+    shorter = join(user("Do it.").content, "A step.", [said("Well.")], words)
+
+    parts = split(shorter)
+    assert (parts.summary, parts.words, parts.rest) == ("A step.", tuple(words), (said("Well."),))
+    assert split(join(parts.head, "More.", [], parts.words)).words == tuple(words)
+
+
+def test_what_the_user_said_is_cut_then_left_out_where_long_and_then_where_old():
+    words = ["first", LONG, "second", LONG]
+    assert [len(one) > 900 for one in fitting(words, 700)] == [False, True, False, True]
+    assert [one[:6] for one in fitting(words, 60)] == ["first", "second", "word w"]
+    assert fitting(words, 8) == ["first", "second"]
+    assert fitting(words, 3) == ["second"]
+    assert fitting(words, 0) == []
 
 
 def test_what_followed_a_summary_is_older_the_next_time():
