@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Probe", "Side", "sweep"]
 
-Side: TypeAlias = Literal["task", "scope", "deadline", "all tasks"] | Callable[[], Awaitable[object] | None]
-"""Who cancels: ``task.cancel()`` from plain asyncio, a cancel scope, a clock that jumps past every deadline, ``task.cancel()`` of all
-the tasks that there are, as when the event loop is shut down; or a function that does something to what the scenario has made, and
+Side: TypeAlias = Literal["task", "one task", "scope", "deadline", "all tasks"] | Callable[[], Awaitable[object] | None]
+"""Who cancels: ``task.cancel()`` from plain asyncio, ``task.cancel()`` of the very task that waits at the point and of no other, a
+cancel scope, a clock that jumps past every deadline, ``task.cancel()`` of all the tasks that there are, as when the event loop is shut
+down; or a function that does something to what the scenario has made, and
 returns None or what is to be awaited in a task of its own."""
 
 SIDES: tuple[Side, ...] = ("task", "scope", "deadline")
@@ -248,6 +249,8 @@ async def _disturbed(scenario: Callable[[Probe], Awaitable[object]], probe: Prob
     with anyio.CancelScope() as scope:
         if side == "task":
             points.act = task.cancel
+        elif side == "one task":
+            points.act = _cancel_this
         elif side == "scope":
             points.act = scope.cancel
         elif side == "deadline":
@@ -298,6 +301,12 @@ async def _acting(function: Callable[[], Awaitable[object] | None], points: _Poi
 
 def _jump(loop: _Clock) -> None:
     loop.ahead += _JUMP
+
+
+def _cancel_this() -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  it waits at this point
+    task.cancel()
 
 
 def _cancel_all() -> None:

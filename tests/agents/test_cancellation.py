@@ -404,6 +404,7 @@ class World:
     def sides(self):
         return (
             "task",
+            "one task",
             "scope",
             "all tasks",
             "deadline",
@@ -466,7 +467,8 @@ def test_p1_p2_p3_p4_hold_wherever_an_agent_that_is_left_in_the_middle_is_cancel
                     await agent.send_message("Second.", request_id="second")
                     return
 
-    assert sweep(scenario, sides=("task", "scope", "all tasks", "deadline", world.stops), after=world.after) > 100
+    sides = ("task", "one task", "scope", "all tasks", "deadline", world.stops)
+    assert sweep(scenario, sides=sides, after=world.after) > 100
 
 
 def test_p1_p2_p3_p4_hold_wherever_an_agent_that_crashes_is_cancelled_from_any_side():

@@ -11,9 +11,9 @@ import anyio.lowlevel
 import pytest
 
 import alloy
-from alloy.errors import AgentClosedError, RequestCancelledError, UnknownAgentError
+from alloy.errors import AgentClosedError, RequestCancelledError, UnknownAgentError, UnknownRequestError
 from alloy.sessions import MemoryStore
-from alloy.testing import Scripted, calls, hangs, together
+from alloy.testing import Scripted, calls, hangs, sweep, together
 
 pytestmark = pytest.mark.anyio
 
@@ -343,3 +343,35 @@ async def test_cancelling_every_task_at_once_ends_a_supervisor_with_all_its_agen
         await serving
 
     assert asyncio.all_tasks() == before
+
+
+# --- everything -------------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_any_single_task_of_a_supervisor_cuts_nobody_else():
+    ended: list[str] = []
+
+    async def scenario(probe):
+        ended.append("cut")
+        options = {"store": MemoryStore(), "watchdog": None, "idle_timeout": 1000}
+        try:
+            async with alloy.Supervisor(**options) as supervisor:
+                agents = []
+                for name in ("desk", "clerk"):
+                    with contextlib.suppress(AgentClosedError):
+                        agents.append(await supervisor.start(name, provider=Scripted(["one two"]), on_event=probe))
+                for agent in agents:
+                    probe.watch(agent)
+                    with contextlib.suppress(AgentClosedError):
+                        await agent.send_message("Go.", request_id=agent.name)
+                answers = 0
+                for agent in agents:
+                    with contextlib.suppress(AgentClosedError, RequestCancelledError, UnknownRequestError):
+                        answers += (await agent.result(agent.name)).text == "one two"
+                ended[-1] = f"{answers} answered"
+        except asyncio.CancelledError:
+            ended[-1] = "the caller was cancelled" if asyncio.current_task().cancelling() else "cut"
+            raise
+
+    assert sweep(scenario, sides=["one task"]) > 10
+    assert set(ended) == {"1 answered", "2 answered", "the caller was cancelled"}
