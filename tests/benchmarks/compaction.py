@@ -103,7 +103,7 @@ async def main() -> None:
     }
     if args.embedded:
         ways["a summary by the embedded model"] = (
-            nothing | {"provider": Local(max_tokens=400), "timeout": 600.0},
+            {"provider": Local(max_tokens=400), "timeout": 600.0},
             None,
         )
     say(f"{'way':34} {'told kept':>12} {'found kept':>12} {'shortened':>10} {'failed':>7}")
