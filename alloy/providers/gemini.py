@@ -42,7 +42,7 @@ _GENERATION = {
     "seed": "seed",
 }
 
-_vertex_count = only("contents", "systemInstruction", "tools", "generationConfig")
+_VERTEX_COUNT = only("contents", "systemInstruction", "tools", "generationConfig")
 """Vertex AI's reference, "projects.locations.publishers.models.countTokens"."""
 
 
@@ -136,7 +136,7 @@ class Gemini(Adapter):
 
     def _count_at(self) -> CountEndpoint:
         path = self._path(stream=False).replace(":generateContent", ":countTokens")
-        return CountEndpoint(path, "totalTokens", _vertex_count if self._vertex else self._count)
+        return CountEndpoint(path, "totalTokens", _VERTEX_COUNT if self._vertex else self._count)
 
     def _count(self, body: bytes) -> bytes:
         """The whole request inside of another (Google's API reference, "models.countTokens")."""
