@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing, asynccontextmanager
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -48,12 +50,17 @@ async def test_p2_a_request_whose_cancellation_was_accepted_ends_as_cancelled_ev
     reached = anyio.Event()
 
     class Waits(Scripted):
-        async def _items(self, reply, *, stream):
-            async for item in super()._items(reply, stream=stream):
-                if not hasattr(item, "text"):
-                    reached.set()
-                    await released.wait()
-                yield item
+        @asynccontextmanager
+        async def stream(self, request):
+            async def slowly(items):
+                async for item in items:
+                    if not hasattr(item, "text"):
+                        reached.set()
+                        await released.wait()
+                    yield item
+
+            async with super().stream(request) as items, aclosing(slowly(items)) as slow:
+                yield slow
 
     async with alloy.Agent(provider=Waits(["Done."]), max_retries=0) as agent:
         await agent.send_message("begin", request_id="one")
