@@ -140,8 +140,6 @@ class Compactor(Middleware):
     def _worth_counting(self, messages: Sequence[Message]) -> bool:
         """Whether there may be too many tokens, or it's time to see: a character is hardly ever more than one."""
         self._sent = 0
-        if len(messages) < self._looked:
-            self._start_over()
         size = sum(map(_size, messages[self._looked :]))
         self._looked = len(messages)
         self._unsure += size
