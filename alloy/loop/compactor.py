@@ -99,16 +99,12 @@ class Compactor(Middleware):
         self._specs = specs
         self._least = len(system or "") + sum(len(tool.description) + OF_TOOL for tool in specs)
         self._window = max_tokens or getattr(provider, "context_window", None)
-        self._start_over()
-        self._sent = 0
-        self._reported = 0
-
-    def _start_over(self) -> None:
-        """Knows nothing of the history any more, since it's another one."""
         self._looked = 0  # messages that were looked at
         self._counted = 0  # and those that were counted
-        self._unsure = self._least  # more tokens than it has, as long as nothing was counted
+        self._unsure = self._least  # more tokens than there are, as long as nothing was counted
         self._since = 0  # characters since something was counted
+        self._sent = 0
+        self._reported = 0
 
     @cached_property
     def counter(self) -> TokenCounter:
@@ -183,7 +179,6 @@ class Compactor(Middleware):
     ) -> Sequence[Message] | None:
         from alloy.loop.shortener import Shortener  # noqa: PLC0415  likewise
 
-        self._start_over()
         self._reported = 0
         shortener = Shortener(self._settings, self._provider, self.counter, self._overhead, self._writer)
         made = await shortener.shortened(messages, tokens, window, run)

@@ -12,6 +12,7 @@ from alloy import Compaction
 from alloy.errors import InvalidOptionError
 from alloy.loop.shortening import CLEARED, LEFT_OUT, MARK
 from alloy.messages import ImageBlock, TextBlock, ThinkingBlock, ToolUseBlock
+from alloy.models.tokens import TokenCounter
 from alloy.testing import Recorder, Reply, Scripted, calls
 from alloy.usage import Usage
 
@@ -129,8 +130,8 @@ async def test_a_short_conversation_is_left_alone_and_nobody_asks_for_its_window
             raise AssertionError("asked")
 
     model = Model()
-    await alloy.run("Go on.", provider=model, messages=talk(2), model_catalogue=Strict())
-    assert len(model.others[0].messages) == 5
+    await alloy.run("Go on.", provider=model, messages=talk(8), model_catalogue=Strict())
+    assert len(model.others[0].messages) == 17
     assert not model.summaries
 
 
@@ -144,6 +145,75 @@ async def test_without_compaction_everything_is_sent():
     model = Model()
     await alloy.run("Go on.", provider=model, messages=talk(20), max_tokens=1_000, compaction=None)
     assert len(model.others[0].messages) == 41
+
+
+async def test_what_the_provider_said_a_history_has_goes_before_what_we_count():
+    history = talk(5)
+    history[-1] = dataclasses.replace(history[-1], usage=Usage(input_tokens=5_500, output_tokens=300, requests=1))
+    model = Model()
+    await alloy.run("Go on.", provider=model, messages=history, max_tokens=6_500)
+    assert len(model.summaries) == 1
+    assert len(model.others[0].messages) < 6
+
+
+async def test_what_requests_really_had_corrects_what_is_counted():
+    tellers = [Usage(input_tokens=7_500, output_tokens=10, requests=1)]
+    model = Model(answers=[dataclasses.replace(calls("look", at="x"), usage=tellers[0]), "Done."])
+    kept = []
+
+    class Keeps(alloy.Middleware):
+        async def before_completion(self, request, run):
+            kept.append(run._loop._compactor.counter.correction)
+
+    await alloy.run("Go.", provider=model, tools=[look], messages=talk(10), middleware=[Keeps()])
+    assert kept[0] == 1.0
+    assert 1.1 < kept[1] < 1.5
+
+
+async def test_a_pause_is_not_compacted_into():
+    turns = []
+
+    class Turns(alloy.Middleware):
+        async def compact(self, messages, run):
+            turns.append(run.turn)
+
+    model = Model(answers=[Reply(text="Wait.", stop_reason="pause_turn"), "Done."])
+    await alloy.run("Go.", provider=model, middleware=[Turns()])
+    assert turns == [1]
+
+
+async def test_a_shorter_history_of_somebody_elses_must_end_with_the_user():
+    class Wrong(alloy.Middleware):
+        async def compact(self, messages, run):
+            return messages[:2]
+
+    with pytest.raises(alloy.RunError, match=r"middleware\.compact"):
+        await alloy.run("Go.", provider=Model(), messages=talk(2), middleware=[Wrong()])
+
+
+async def test_a_writer_with_a_small_window_gets_it_in_pieces():
+    class Small(Model):
+        context_window = 2_000
+
+    writer = Small()
+    await alloy.run("Go on.", provider=Model(), messages=talk(9), max_tokens=6_500, compaction={"provider": writer})
+    assert len(writer.summaries) > 2
+
+
+async def test_a_summary_goes_in_the_runs_own_queue():
+    model = Model()
+    await alloy.run("Go on.", provider=model, messages=talk(9), max_tokens=6_500, priority="batch")
+    assert model.summaries[0].priority == "batch"
+    assert model.summaries[0].caller == model.others[0].caller != ""
+
+
+async def test_what_no_cutting_makes_small_may_take_what_was_reserved():
+    pictures = [ImageBlock("image/png", b"x" * 100)] * 3
+    counter = TokenCounter("script")
+    size = counter.message(alloy.Message("user", tuple(pictures)))
+    model = Model()
+    await alloy.run(pictures, provider=model, max_tokens=size * 4 // 3, compaction={"keep_recent_tokens": 1})
+    assert len(model.others) == 1
 
 
 @alloy.tool
@@ -176,6 +246,27 @@ async def test_old_tool_results_are_cleared_first_and_no_summary_is_needed():
     alloy.check_history(result.messages)
 
 
+async def test_no_result_is_cleared_where_none_shall_be():
+    model = Model(answers=[*(calls("look", at=f"place {n}") for n in range(9)), "Done."])
+    settings = {"keep_tool_results": None}
+    result = await alloy.run("Look.", provider=model, tools=[look], max_tokens=5_500, compaction=settings)
+    assert model.summaries
+    assert CLEARED not in str(result.messages)
+
+
+async def test_where_clearing_results_is_not_enough_a_summary_is_made_of_them_as_they_were():
+    script = Model(answers=[*(calls("look", at=f"place {n}") for n in range(3)), "Done."])
+    looked = await alloy.run("Look.", provider=script, tools=[look], compaction=None)
+    model, recorder = Model(), Recorder()
+    history = [*looked.messages, *talk(9)]
+    settings = {"keep_tool_results": 0}
+    await alloy.run(
+        "Go on.", provider=model, messages=history, max_tokens=6_500, compaction=settings, on_event=recorder
+    )
+    assert recorder.named("compaction")[0].payload["methods"] == ["summary"]
+    assert "place 1: The quick" in model.summaries[0].messages[0].text
+
+
 async def test_a_run_of_many_steps_stays_inside_its_window():
     model = Model(answers=[*(calls("look", at=f"place {n}") for n in range(60)), "Done."], window=6_000)
 
@@ -191,11 +282,12 @@ async def test_a_run_of_many_steps_stays_inside_its_window():
     [
         alloy.ProviderError("no", kind="invalid_request"),
         Reply(text="", tool_calls=(ToolUseBlock("x", "look", {"at": "y"}),)),
+        Reply(text="So.", tool_calls=(ToolUseBlock("x", "look", {"at": "y"}),), stop_reason="end_turn"),
         Reply(text="I can't.", stop_reason="refusal"),
         Reply(text=" "),
         WORDS * 1000,
     ],
-    ids=["an error", "a tool call", "a refusal", "blank", "longer than what it replaces"],
+    ids=["an error", "a tool call", "words and a tool call", "a refusal", "blank", "longer than what it replaces"],
 )
 async def test_a_summary_that_is_none_falls_back_to_leaving_the_older_part_out(summary):
     model, recorder = Model(summary=summary), Recorder()
@@ -416,7 +508,7 @@ async def test_a_window_that_the_provider_knows_itself_is_asked_of_nobody_else()
     ("options", "named"),
     [
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 1_000, "compaction": {"reserve_tokens": 1_000}}, "reserve_tokens"),
+        ({"max_tokens": 1_000, "compaction": {"reserve_tokens": 1_000}}, r"compaction\.reserve_tokens"),
         ({"max_tokens": 1_000, "compaction": {"reserve_tokens": 500, "keep_recent_tokens": 500}}, "keep_recent"),
         ({"compaction": {"reserve_tokens": -1}}, "reserve_tokens"),
         ({"compaction": {"reserve": 1}}, "reserve"),

@@ -7,7 +7,9 @@ import dataclasses
 import pytest
 
 import alloy
+from alloy.loop.prefix import Prefix
 from alloy.messages import TextBlock
+from alloy.providers.base import Request
 from alloy.testing import Recorder, Scripted, calls
 
 pytestmark = pytest.mark.anyio
@@ -88,3 +90,10 @@ async def test_a_compaction_is_told_as_what_it_is():
 
     earlier = [alloy.Message("user", (TextBlock("Hi."),)), alloy.Message("assistant", (TextBlock("Hello."),))]
     assert await broken(Shorten(), messages=earlier) == []  # the first request has nothing to be like
+
+
+def test_another_model_is_told():
+    prefix, request = Prefix(), Request(messages=[alloy.Message("user", (TextBlock("Hi."),))])
+    assert prefix.follow(request, Scripted([]), edited=False) is None
+    assert prefix.follow(request, Scripted([]), edited=False) is None
+    assert prefix.follow(request, Scripted([], model="other"), edited=False) == {"what": ["model"], "at": None}
