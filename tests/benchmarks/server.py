@@ -1,8 +1,8 @@
 """A model's server for benchmarks, in a process of its own: four wire formats over hand-written HTTP/1.1, as cheap as can be.
 
 ``python -m tests.benchmarks.server`` serves until its standard input ends, and prints its address. The first segment of a
-request's path says how to answer, ``PACE-DELTAS-ROUNDS``, such as ``burst-2000-0``: with so many pieces of text, after so many
-rounds in which it calls the tool ``weather``. What follows is the API's own path.
+request's path says how to answer, ``PACE-DELTAS-ROUNDS-THINK``, such as ``burst-2000-0-50``: with so many pieces of text, after so
+many rounds in which it calls the tool ``weather``, so many milliseconds after each request. What follows is the API's own path.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ BLOCK = 16 * 1024
 _ROOT = Path(__file__).parent.parent.parent
 
 
-def address(server: str, *, pace: Pace = "burst", deltas: int = 0, rounds: int = 0) -> str:
-    """The base URL for answers of this kind."""
-    return f"{server}/{pace}-{deltas}-{rounds}"
+def address(server: str, *, pace: Pace = "burst", deltas: int = 0, rounds: int = 0, think: int = 0) -> str:
+    """The base URL for answers of this kind; `think` is in milliseconds."""
+    return f"{server}/{pace}-{deltas}-{rounds}-{think}"
 
 
 @contextmanager
@@ -96,12 +96,17 @@ class _Connection(asyncio.Protocol):
         )
         if len(body) >= length:
             self._received.clear()
-            self._answer(head.split(b" ", 2)[1].decode(), body)
+            target = head.split(b" ", 2)[1].decode()
+            think = int(target.split("/", 2)[1].rpartition("-")[2])
+            if think:
+                asyncio.get_running_loop().call_later(think / 1000, self._answer, target, body)
+            else:
+                self._answer(target, body)
 
     def _answer(self, target: str, body: bytes) -> None:
         assert self._transport is not None
         _, how, path = target.partition("?")[0].split("/", 2)
-        pace, deltas, rounds = how.split("-")
+        pace, deltas, rounds, _ = how.split("-")
         name, wire = next((name, wire) for name, wire in FORMATS.items() if path.endswith(wire.path.lstrip("/")))
         done = body.replace(b'": ', b'":').count(wire.result)
         answer = Answer(int(deltas)) if done >= int(rounds) else Answer(0, call=done)
@@ -131,7 +136,7 @@ def _pace(name: str) -> Pace:
 
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(_Connection, "127.0.0.1", 0)
+    server = await loop.create_server(_Connection, "127.0.0.1", 0, backlog=2048)
     sys.stdout.write(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     await loop.run_in_executor(None, sys.stdin.read)
