@@ -1,13 +1,15 @@
-"""Talking HTTP to a provider: the shared client, one request, and what goes wrong on the way. The only user of httpx."""
+"""Talking HTTP to a provider: the shared client, one request, and what goes wrong on the way."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import threading
+import sys
 import time
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from urllib.parse import urlsplit
 
 import anyio
 from anyio.lowlevel import RunVar
@@ -18,19 +20,21 @@ from alloy.errors import ProviderError
 from alloy.providers.batches import Batches
 from alloy.providers.decoder import NOBODY, decode, deltas_of
 from alloy.providers.errors import LONGEST_MESSAGE, LONGEST_NAME, error_from_response
+from alloy.providers.http1 import request_head
 from alloy.providers.keys import Secret, checked_url, cleaned, origin, scrub, shown_url
 from alloy.providers.limits import LIMITS, Inflater, Intake, Tally
+from alloy.providers.pool import Patience, Pool, Server, certificates
 from alloy.providers.sse import EventParser
-from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 
     import httpx
 
     from alloy.providers.base import ProviderItem
     from alloy.providers.decoder import Decoder, Listener
+    from alloy.providers.httpx_client import HttpxExchange
+    from alloy.providers.pool import Exchange
 
 __all__ = ["Endpoint", "Reply", "Secret", "lease_client", "origin", "scrub"]
 
@@ -42,94 +46,93 @@ _NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeE
 """What a decoder runs into where a document isn't what its specification says."""
 _SECRET_HEADER = re.compile("auth|key|token|secret|cookie", re.IGNORECASE)
 _LAST_WORDS = 2.0
-_LEFT_OVER = 10_000  # pieces that may have come before the connection was closed
 _DRAIN = 0.25
+_LARGE = 16 * 1024
+"""How much of a body is given at a time, in bytes: making items of it takes a millisecond, in which nobody else has a turn."""
+
+_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
+_PLAIN_URL = re.compile(
+    r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?(?:/(?!\.)[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*(?:\?[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*)?"
+)
+"""An address that is sent as it is written, without escapes, dots to follow, or names in other scripts."""
+
+AnyExchange: TypeAlias = "Exchange | HttpxExchange"
 
 
 # --- The shared client -----------------------------------------------------------------------------------------------
 
 
 class _Shared:
-    """The client of one event loop, and how many hold it."""
+    """The clients of one event loop, and how many hold them.
+
+    Attributes:
+        client: our own, while anybody holds it.
+        proxied: httpx's, from the first request on that needs a proxy or has an uncommon address.
+        has_proxies: whether the environment names any.
+    """
 
     def __init__(self) -> None:
         self.holders = 0
         self.lock = anyio.Lock()
-        self.client: httpx.AsyncClient | None = None
+        self.client: Pool | None = None
+        self.proxied: httpx.AsyncClient | None = None
+        self.has_proxies = False
+
+    async def by_httpx(self) -> httpx.AsyncClient:
+        async with self.lock:
+            if self.proxied is None:
+                from alloy.providers.httpx_client import new_client  # noqa: PLC0415  only who needs httpx pays for it
+
+                self.proxied = await run_in_thread(lambda: new_client(certificates()), name="alloy tls")
+            return self.proxied
 
 
 _shared: RunVar[_Shared] = RunVar("alloy_http_client")
-_loading = threading.Lock()
-_ssl_context: ssl.SSLContext | None = None
 
 
 @asynccontextmanager
-async def lease_client() -> AsyncGenerator[httpx.AsyncClient]:
+async def lease_client() -> AsyncGenerator[Pool]:
     """Gives the event loop's one HTTP client, and closes it when the last holder leaves.
 
-    Whoever holds it longer keeps connections warm for everybody. It speaks through the environment's proxies, but never to
-    this machine through one; it follows no redirects and keeps no cookies.
+    Whoever holds it longer keeps connections warm for everybody.
     """
-    client = await _acquire()
+    client = _acquire()
     try:
         yield client
     finally:
         await _release()
 
 
-async def _acquire() -> httpx.AsyncClient:
+def _acquire() -> Pool:
     shared = _shared.get(None)
     if shared is None:
         shared = _Shared()
         _shared.set(shared)
     shared.holders += 1
-    try:
-        async with shared.lock:
-            if shared.client is None:
-                shared.client = _new_client(await run_in_thread(_load, name="alloy tls"))
-            return shared.client
-    except BaseException:
-        await _release()
-        raise
+    if shared.client is None:
+        shared.client, shared.has_proxies = Pool(), _has_proxies()
+    return shared.client
 
 
 async def _release() -> None:
     shared = _shared.get()
     shared.holders -= 1
-    if not shared.holders and shared.client is not None:
+    if not shared.holders:
         client, shared.client = shared.client, None
-        await last_words(client.aclose, within=_LAST_WORDS)
+        proxied, shared.proxied = shared.proxied, None
+        for leaving in (client, proxied):
+            if leaving is not None:
+                await last_words(leaving.aclose, within=_LAST_WORDS)
 
 
-def _load() -> ssl.SSLContext:
-    """Imports httpx and reads the certificates, once per process; a quarter of a second that blocks."""
-    global _ssl_context  # noqa: PLW0603  one per process is what it is for
-    with _loading:
-        if _ssl_context is None:
-            import httpx  # noqa: PLC0415  only who talks HTTP pays for it
+def _has_proxies() -> bool:
+    """Whether the environment, or the system's settings, name a proxy; httpx knows who is to be reached by it."""
+    if sys.platform in ("darwin", "win32"):
+        from urllib.request import getproxies  # noqa: PLC0415  rare, and slow to import
 
-            _ssl_context = httpx.create_ssl_context()
-        return _ssl_context
-
-
-def _new_client(context: ssl.SSLContext) -> httpx.AsyncClient:
-    from http.cookiejar import CookieJar  # noqa: PLC0415  as httpx
-
-    import httpx  # noqa: PLC0415  loaded by now
-
-    class NoCookies(CookieJar):
-        """Doesn't even read them: two thousand take half a second."""
-
-        def extract_cookies(self, response: object, request: object) -> None:
-            pass
-
-    here = ("localhost", "127.0.0.1", "[::1]")
-    return httpx.AsyncClient(
-        verify=context,
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=45.0),
-        mounts={f"all://{host}": None for host in here},
-        cookies=NoCookies(),
-        follow_redirects=False,
+        return bool(getproxies())
+    return any(
+        value and name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name, value in os.environ.items()
     )
 
 
@@ -144,13 +147,17 @@ class Reply:
         headers: its headers, their names in lower case.
     """
 
-    __slots__ = ("_raw", "_response", "headers", "status")
+    __slots__ = ("_exchange", "headers", "status")
 
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-        self._raw: AsyncIterator[bytes] | None = None
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+    def __init__(self, exchange: AnyExchange) -> None:
+        self._exchange = exchange
+        self.status = exchange.status
+        self.headers: Mapping[str, str] = exchange.headers
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the body has come."""
+        return self._exchange.complete
 
     @property
     def media_type(self) -> str:
@@ -173,52 +180,36 @@ class Reply:
         Raises:
             ProviderError: the connection broke, was silent for too long, or brought too much.
         """
-        import httpx  # noqa: PLC0415  loaded by now
-
         intake = Intake(
             size=LIMITS.stream if limit is None else limit,
             values=LIMITS.stream_values if values is None else values,
             seconds=LIMITS.seconds,
         )
-        inflater, pieces = self._inflater(), 0
-        try:
+        exchange, inflater, pieces, chunks = self._exchange, self._inflater(), 0, 0
+        while True:
             began = time.monotonic()
-            async for chunk in self._received():
-                intake.waited(time.monotonic() - began)
-                if inflater:
-                    intake.received(len(chunk))
-                for piece in inflater.feed(chunk) if inflater else (chunk,):
-                    intake.took(piece)
-                    yield piece
-                    pieces += 1
-                    if inflater or pieces % 64 == 0:  # many may have come together
-                        await anyio.lowlevel.checkpoint()
-                began = time.monotonic()
-        except (httpx.RequestError, OSError) as error:  # OSError: what TLS raises while reading
-            raise _broken(error) from None
-
-    def _received(self) -> AsyncIterator[bytes]:
-        """The body's bytes; where a client of the user's own has read them already, they are decompressed."""
-        if self._response.is_stream_consumed:
-            return self._response.aiter_bytes()
-        self._raw = aiter(cast("httpx.AsyncByteStream", self._response.stream))  # as aiter_raw, but for a detour
-        return self._raw
+            received = await exchange.receive()
+            intake.waited(time.monotonic() - began)
+            if not received:
+                return
+            intake.framed(exchange.chunks - chunks)
+            chunks = exchange.chunks
+            if inflater:
+                intake.received(len(received))
+            for piece in inflater.feed(received) if inflater else _parts(received):
+                intake.took(piece)
+                yield piece
+                pieces += 1
+                if inflater or len(piece) == _LARGE or pieces % 64 == 0:  # many may have come together
+                    await anyio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        """Gives the connection up, or back if all was read.
-
-        Reading is four generators inside one another, which close one another only if they run to an end. So they read on, to
-        fail at the closed connection, instead of being left to the garbage collector and to a task that nobody owns.
-        """
-        await self._response.aclose()
-        if self._raw is not None:
-            with contextlib.suppress(Exception):  # their end, in whichever way
-                for _ in range(_LEFT_OVER):
-                    await anext(self._raw)
+        """Gives the connection back if all was read, or up."""
+        await self._exchange.aclose()
 
     def _inflater(self) -> Inflater | None:
         encoding = self.headers.get("content-encoding", "").strip().lower()
-        if encoding in ("", "identity") or self._response.is_stream_consumed:
+        if encoding in ("", "identity") or self._exchange.read:
             return None
         if encoding not in ("gzip", "x-gzip"):
             raise ProviderError(
@@ -244,6 +235,29 @@ class Reply:
             async for chunk in chunks:
                 body += chunk
         return bytes(body)
+
+
+def _parts(body: bytes) -> Iterator[bytes]:
+    if len(body) <= _LARGE:
+        yield body
+    else:
+        for at in range(0, len(body), _LARGE):
+            yield body[at : at + _LARGE]
+
+
+class _Way:
+    """How a request is sent; it doesn't show itself, as keys are in it.
+
+    Attributes:
+        server: whom to connect to; None for an address that httpx has to understand.
+        head: the request's head, up to the number that is its length.
+    """
+
+    __slots__ = ("head", "server")
+
+    def __init__(self) -> None:
+        self.server: Server | None = None
+        self.head = b""
 
 
 class Endpoint:
@@ -282,10 +296,11 @@ class Endpoint:
         }
         self._timeout = timeout
         self._client = client
+        self._ways: dict[tuple[str, bool], _Way] = {}
 
     async def __aenter__(self) -> Self:
         if self._client is None:
-            await _acquire()
+            _acquire()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -333,7 +348,8 @@ class Endpoint:
                             yield batch
                             batch = []
                         if decoder.done:
-                            await _drain(chunks)
+                            if not reply.ended:
+                                await _drain(chunks)
                             break
                 decode(decoder, parser.end(), tally, batch)
                 completion = decoder.end()
@@ -371,48 +387,57 @@ class Endpoint:
         Raises:
             ProviderError: no connection, no answer in time, or an answer with an error status.
         """
-        async with self._leased() as client:
-            reply = Reply(await self._send(client, path, body, stream=stream))
+        pool = None if self._client else _acquire()
+        try:
+            reply = Reply(await self._send(pool, path, body, stream=stream))
             try:
                 listener.replied(reply.status, reply.headers)
                 if not 200 <= reply.status < 300:
                     raise await self._refusal(reply, listener)
                 yield reply
             finally:
-                await last_words(reply.aclose, within=_LAST_WORDS)
+                await reply.aclose()
+        finally:
+            if pool:
+                await _release()
 
-    @asynccontextmanager
-    async def _leased(self) -> AsyncGenerator[httpx.AsyncClient]:
-        if self._client is not None:
-            yield self._client
-        else:
-            async with lease_client() as client:
-                yield client
+    async def _send(self, pool: Pool | None, path: str, body: bytes, *, stream: bool) -> AnyExchange:
+        patience = Patience(
+            CONNECT_TIMEOUT, self._timeout, 2 * (CONNECT_TIMEOUT + self._timeout)
+        )  # connect and greet, send and hear
+        try:
+            way = self._way(path, stream=stream)
+            if pool and way.server and (way.server.host in _HERE or not _shared.get().has_proxies):
+                return await pool.post(way.server, way.head, body, patience)
+            client = self._client or await _shared.get().by_httpx()
+            from alloy.providers.httpx_client import post  # noqa: PLC0415  only who needs httpx pays for it
 
-    async def _send(self, client: httpx.AsyncClient, path: str, body: bytes, *, stream: bool) -> httpx.Response:
-        import httpx  # noqa: PLC0415  loaded by now
+            return await post(client, self.base_url + path, self._sent_headers(stream=stream), body, patience)
+        except ProviderError as error:
+            raise self._signed(error, None) from None
 
+    def _way(self, path: str, *, stream: bool) -> _Way:
+        """How to send to this path, found out once."""
+        way = self._ways.get((path, stream))
+        if way is None:
+            url = self.base_url + path
+            way = self._ways[path, stream] = _Way()
+            if _PLAIN_URL.fullmatch(url):
+                parts = urlsplit(url)
+                secure = parts.scheme == "https"
+                way.server = Server(parts.hostname or "", parts.port or (443 if secure else 80), secure)
+                target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+                way.head = request_head(parts.netloc, target, self._sent_headers(stream=stream))
+        return way
+
+    def _sent_headers(self, *, stream: bool) -> dict[str, str]:
         headers = {
             "accept": "text/event-stream" if stream else "application/json",
             "accept-encoding": "gzip",
             "content-type": "application/json",
             "user-agent": "alloy-harness",
         }
-        headers |= {name: v.header if isinstance(v, Secret) else v for name, v in self._headers.items()}
-        within = 2 * (CONNECT_TIMEOUT + self._timeout)  # to connect and greet, to send and hear
-        try:
-            with anyio.move_on_after(within):
-                request = client.build_request(
-                    "POST",
-                    self.base_url + path,
-                    content=body,
-                    headers=headers,
-                    timeout=httpx.Timeout(self._timeout, connect=CONNECT_TIMEOUT, pool=None),
-                )
-                return await client.send(request, stream=True, follow_redirects=False)
-        except (httpx.RequestError, OSError) as error:
-            raise self._signed(_broken(error), None) from None
-        raise self._signed(ProviderError(f"no answer began within {within:g} seconds", kind="timeout"), None)
+        return headers | {name: v.header if isinstance(v, Secret) else v for name, v in self._headers.items()}
 
     async def _refusal(self, reply: Reply, listener: Listener) -> ProviderError:
         location = reply.headers.get("location")
@@ -470,21 +495,3 @@ async def _drain(chunks: AsyncGenerator[bytes]) -> None:
                 pass
     except ProviderError:
         return  # the answer is complete; how the connection ended doesn't matter
-
-
-def _broken(error: httpx.RequestError | OSError) -> ProviderError:
-    import httpx  # noqa: PLC0415  loaded by now
-
-    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    match error:
-        case httpx.ConnectTimeout():
-            said = f"no connection within {CONNECT_TIMEOUT:g} seconds ({what})"
-            return ProviderError(said, kind="timeout", usage=Usage())
-        case httpx.ConnectError():
-            return ProviderError(f"the connection failed ({what})", kind="network", usage=Usage())
-        case httpx.TimeoutException():
-            return ProviderError(f"the server was silent for too long ({what})", kind="timeout")
-        case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
-            return ProviderError(f"the request can't be sent ({what})", kind="invalid_request")
-        case _:
-            return ProviderError(f"the connection failed ({what})", kind="network")

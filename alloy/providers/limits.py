@@ -124,6 +124,14 @@ class Intake:
             raise ProviderError(f"the answer is longer than {self._limits[0]} bytes", kind="unknown")
         self._count(CHUNK_COST)
 
+    def framed(self, chunks: int) -> None:
+        """Counts HTTP chunks that came together.
+
+        Raises:
+            ProviderError: they are too many (kind ``unknown``).
+        """
+        self._count(CHUNK_COST * chunks)
+
     def took(self, piece: bytes) -> None:
         """Counts a piece of a document: its bytes, its lines, and its JSON values with what looks like them in its texts.
 
