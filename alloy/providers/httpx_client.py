@@ -75,6 +75,8 @@ async def post(
         with anyio.move_on_after(patience.answer):
             request = client.build_request("POST", url, content=body, headers=headers, timeout=timeout)
             return HttpxExchange(await client.send(request, stream=True, follow_redirects=False))
+    except httpx.InvalidURL as error:
+        raise ProviderError(f"the request can't be sent ({error})", kind="invalid_request") from None
     except (httpx.RequestError, OSError) as error:  # OSError: what TLS raises
         raise _broken(error, patience) from None
     raise ProviderError(f"no answer began within {patience.answer:g} seconds", kind="timeout")

@@ -71,8 +71,12 @@ def checked_url(base_url: str) -> str:
     Raises:
         InvalidOptionError: it is none, or holds a password.
     """
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(base_url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets around no address, or a port that is none
+        known = False
+    if not known:
         raise InvalidOptionError("base_url", "an address such as 'https://host/v1'", base_url)
     if parts.username or parts.password:
         raise InvalidOptionError("base_url", "an address without a user and password; pass api_key=...", object())
