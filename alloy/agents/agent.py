@@ -13,6 +13,7 @@ import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from alloy._tasks import background, cancelled_alone, last_words
+from alloy.agents.arguments import seconds, whole
 from alloy.agents.bus import LocalBus
 from alloy.agents.directory import register, unregister
 from alloy.agents.inbox import Change
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from alloy.sessions import Session, SessionStore
     from alloy.usage import Usage
 
-__all__ = ["Agent", "AgentState", "Health", "whole"]
+__all__ = ["Agent", "AgentState", "Health"]
 
 AgentState: TypeAlias = Literal[
     "new", "starting", "idle", "busy", "restarting", "closing", "closed", "asleep", "quarantined"
@@ -212,8 +213,10 @@ class Agent(Answering):
             The ids of the requests that were cancelled.
 
         Raises:
+            InvalidOptionError: `grace` is no time.
             AgentDeadlockError: a request of its own asks for it.
         """
+        seconds("grace", grace)
         owner = self._here()
         accepted = tuple(owner.registry)
         with waiting(self.name, accepted):
@@ -369,9 +372,7 @@ class Agent(Answering):
             CursorError: on entering, if what came after the cursor isn't kept any more.
         """
         owner = self._here()
-        over = owner.state == "closed"
-        if request_id is not None:
-            over = owner.registry.find(request_id).result is not None or over
+        request = None if request_id is None else owner.registry.find(request_id)
         envelopes = subscribe(
             owner.bus,
             owner.topic,
@@ -381,10 +382,9 @@ class Agent(Answering):
             buffer=buffer,
             agent=self.name,
         )
-        if request_id is not None:
-            envelopes.since = owner.registry.find(request_id).since
-        if over:
-            envelopes.close()  # nothing will come that could end it
+        if request is not None:
+            envelopes.since = request.since
+        envelopes.over = lambda: owner.state == "closed" or (request is not None and request.result is not None)
         return envelopes
 
     # --- questions, which never wait ----------------------------------------------------------------------------------
@@ -509,14 +509,3 @@ class Agent(Answering):
         if owner.inbox.closed is not None:
             return "closing"
         return "idle" if owner.inbox.idle else "busy"
-
-
-def whole(name: str, value: Any, *, least: int = 1) -> int:
-    """A whole number.
-
-    Raises:
-        InvalidOptionError: it is none, or less than `least`.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InvalidOptionError(name, f"a whole number of at least {least}", value)
-    return value

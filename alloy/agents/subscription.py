@@ -76,6 +76,7 @@ class Subscription:
     Attributes:
         since: the newest number when the request was accepted, where it is known: it tells the request from an earlier one of
             its id, and whether its beginning is still kept.
+        over: says on entering whether nothing will come any more.
     """
 
     __slots__ = (
@@ -97,6 +98,7 @@ class Subscription:
         "_topic",
         "_unbegun",
         "_waiter",
+        "over",
         "since",
     )
 
@@ -128,12 +130,15 @@ class Subscription:
         self._detach: Callable[[], None] = _nothing
         self._reading = False
         self._waiter: asyncio.Future[None] | None = None
+        self.over: Callable[[], bool] | None = None
         self._given = 0
 
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise RuntimeError("a subscription is entered once; subscribe again")
         self._state = "open"
+        if self.over is not None and self.over():
+            self.close()  # nothing will come that could end it
         plain = self._request_id is None and self._events is None and self._after is None
         if not self._ended:
             self._detach = self._bus.attach(self._topic, self._take if plain else self._choose, self.close)

@@ -15,7 +15,8 @@ from weakref import WeakValueDictionary
 import anyio
 
 from alloy._tasks import background, cancelled_alone, ending_alone, task_group
-from alloy.agents.agent import REMEMBERED, whole
+from alloy.agents.agent import REMEMBERED
+from alloy.agents.arguments import seconds, whole
 from alloy.agents.bus import LocalBus
 from alloy.agents.directory import register, unregister
 from alloy.agents.lives import TOPIC, Lives
@@ -105,11 +106,11 @@ class Supervisor:
         watchdog: float | None = 1.0,
     ) -> None:
         whole("max_restarts", max_restarts, least=0)
-        _seconds("within", within, positive=True)
-        _seconds("backoff", backoff)
-        self._idle_timeout = None if idle_timeout is None else _seconds("idle_timeout", idle_timeout, positive=True)
-        self._grace = _seconds("grace", grace)
-        self._watchdog = None if watchdog is None else _seconds("watchdog", watchdog, positive=True)
+        seconds("within", within, positive=True)
+        seconds("backoff", backoff)
+        self._idle_timeout = None if idle_timeout is None else seconds("idle_timeout", idle_timeout, positive=True)
+        self._grace = seconds("grace", grace)
+        self._watchdog = None if watchdog is None else seconds("watchdog", watchdog, positive=True)
         self._store = MemoryStore() if store is None and idle_timeout is not None else store
         self._bus = bus or LocalBus()
         self._plans: WeakValueDictionary[Any, Plan] = WeakValueDictionary()
@@ -184,7 +185,7 @@ class Supervisor:
             InvalidOptionError: `grace` is no such number.
         """
         self._check_here(TOPIC)
-        grace = self._grace if grace is None else _seconds("grace", grace)
+        grace = self._grace if grace is None else seconds("grace", grace)
         with waiting(TOPIC, [request for accepted in self._accepted().values() for request in accepted]):
             return await self._stop(grace)
 
@@ -200,7 +201,7 @@ class Supervisor:
             What was left.
         """
         self._check_here(TOPIC)
-        grace = self._grace if grace is None else _seconds("grace", grace)
+        grace = self._grace if grace is None else seconds("grace", grace)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
 
             async def hear() -> None:
@@ -377,7 +378,7 @@ class Supervisor:
         """
         self._check_here(name)
         member = self._member(name)
-        grace = self._grace if grace is None else _seconds("grace", grace)
+        grace = self._grace if grace is None else seconds("grace", grace)
         left: tuple[str, ...] = ()
         while member.owner is not None:
             if member.state == "awake" and member.agent is not None:
@@ -490,13 +491,3 @@ class Supervisor:
         self._check_here(name)
         if self._lives.closed:
             raise AgentClosedError(name, "can't be started: its supervisor is stopping, or has stopped")
-
-
-def _seconds(name: str, value: Any, *, positive: bool = False) -> float:
-    if (
-        not isinstance(value, int | float)
-        or isinstance(value, bool)
-        or not (value > 0 or (value == 0 and not positive))
-    ):
-        raise InvalidOptionError(name, "seconds, more than 0" if positive else "seconds, 0 or more", value)
-    return value

@@ -13,6 +13,7 @@ from alloy.events import Emitter
 from alloy.loop.conversation import History
 from alloy.loop.desk import Desk
 from alloy.loop.step import Step
+from alloy.messages import Message
 from alloy.sessions import Session
 from alloy.usage import Usage
 
@@ -120,10 +121,16 @@ def begin_run(owner: Owner, run: Loop, request: AgentRequest) -> None:
 
 
 def give_up(owner: Owner, request: AgentRequest) -> None:
-    """Has a request that somebody cancels not be gone on with."""
-    if owner.suspended is not None and owner.suspended.request_id == request.id:
-        owner.suspended = None
-        owner.unsaved = True
+    """Has a request that somebody cancels not be gone on with; what was done of it stays in the history."""
+    step = owner.suspended
+    if step is None or step.request_id != request.id:
+        return
+    owner.suspended = None
+    owner.unsaved = True
+    if owner.run is None or owner.running is not request:  # a run that has begun keeps its step itself
+        owner.history.prompt = step.prompt
+        owner.history.commit(step.message, Message("user", step.results))
+        owner.usage += step.usage
 
 
 def take_back(owner: Owner, run: Loop, result: Result) -> Usage:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from alloy._secrets import without_keys
 from alloy.errors import SessionError
-from alloy.messages import Message  # noqa: TC001  likewise
+from alloy.history import UNKNOWN_OUTCOME
+from alloy.loop.toolrun import NOT_EXECUTED
+from alloy.messages import Message, TextBlock, ToolResultBlock
 from alloy.result import StopReason, ToolCall  # noqa: TC001  likewise
 from alloy.usage import Usage  # noqa: TC001  likewise
 
@@ -52,6 +54,16 @@ class Step:
     turns: int
     stop_reason: StopReason | None
     usage: Usage
+
+    @property
+    def results(self) -> tuple[ToolResultBlock, ...]:
+        """A result for each call, also where it won't be gone on with: that it wasn't executed, or that nobody knows."""
+        return tuple(
+            ToolResultBlock(call.id, record.content, record.is_error, record.name)
+            if record is not None
+            else ToolResultBlock(call.id, (TextBlock(UNKNOWN_OUTCOME if begun else NOT_EXECUTED),), True, call.name)
+            for call, record, begun in zip(self.message.tool_uses, self.records, self.begun, strict=True)
+        )
 
     def to_json(self) -> Mapping[str, Any]:
         """The step as a JSON object; `ToolCall.data` that is no JSON is left out, and so are API keys in use that are in it."""

@@ -15,6 +15,7 @@ from alloy.agents.suspension import KEY
 from alloy.errors import ApprovalSettledError, SessionError, UnknownApprovalError
 from alloy.history import UNKNOWN_OUTCOME
 from alloy.loop.approval import Decision, Rule
+from alloy.loop.toolrun import NOT_EXECUTED
 from alloy.sessions import MemoryStore
 from alloy.testing import Scripted, calls, hangs, sweep, together
 from tests.agents.supervising import Melt
@@ -512,6 +513,44 @@ async def test_a_cancellation_after_the_next_start_is_for_good_as_well(desk, saf
 
     assert KEY not in (await disk.load("desk")).metadata
     assert len((await disk.load("desk")).messages) == 3
+
+
+class Slow(Scripted):
+    """A provider that takes its time to be entered."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.entering = anyio.Event()
+
+    async def __aenter__(self):
+        self.entering.set()
+        await anyio.sleep_forever()
+
+    async def __aexit__(self, *_):
+        pass
+
+
+async def test_p1_a_request_that_is_cancelled_before_it_is_gone_on_with_keeps_what_was_done_of_it(safe, store, desk):
+    disk, _ = await killed(desk, store, together(calls("look"), calls("take", what="gold")))
+    provider = Slow()
+
+    async with alloy.Agent(
+        provider=provider, name="desk", tools=safe.tools, middleware=[CAREFUL], store=disk, max_retries=0
+    ) as agent:
+        with anyio.fail_after(5):
+            await provider.entering.wait()
+        await agent.cancel_request("r1")
+        with pytest.raises(alloy.RequestCancelledError):
+            await agent.result("r1")
+        messages, usage = agent.messages, agent.usage
+
+    alloy.check_history(messages)
+    assert [message.role for message in messages] == ["user", "assistant", "user"]
+    assert [result.text for result in messages[2].tool_results] == ["gold", NOT_EXECUTED]
+    assert usage.requests == 1
+    saved = await disk.load("desk")
+    assert saved.messages == messages
+    assert KEY not in saved.metadata
 
 
 async def test_an_agent_that_crashes_while_it_waits_asks_again_when_its_supervisor_has_started_it(

@@ -401,6 +401,26 @@ async def test_watching_what_has_ended_gives_what_is_kept_and_doesnt_hang(make, 
                 assert [envelope.event async for envelope in envelopes][-1] == ("response" if replay else "lagged")
 
 
+async def test_a_subscription_that_is_entered_after_its_requests_end_does_not_wait():
+    async with alloy.Agent(provider=Scripted(["Hello."]), bus=LocalBus(replay=0), max_retries=0) as agent:
+        await agent.send_message("hi", request_id="one")
+        late = agent.subscribe(request_id="one")
+        await agent.result("one")
+        with anyio.fail_after(5):
+            async with late as envelopes:
+                seen = [envelope.event async for envelope in envelopes]
+
+    assert "response" not in seen
+
+
+@pytest.mark.parametrize("grace", [-1, "soon", True, float("nan"), None])
+async def test_a_grace_that_is_no_time_is_refused_before_anything_ends(grace):
+    async with alloy.Agent(provider=Scripted(["Hello."]), max_retries=0) as agent:
+        with pytest.raises(InvalidOptionError, match="grace"):
+            await agent.stop(grace=grace)
+        assert (await agent.chat("hi")).text == "Hello."
+
+
 async def test_stream_chat_sees_its_request_whole_on_a_bus_that_keeps_nothing(make):
     async with make("one two", bus=LocalBus(replay=0)) as agent, agent.stream_chat("1") as run:
         seen = [envelope.event async for envelope in run]

@@ -49,7 +49,7 @@ def size(message: Message) -> int:
 
 
 @given(histories("o"), st.integers(0, 30))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_p1_a_history_can_be_cut_for_any_recent_part_twice_over(history, keep):
     for summary in ("So far.", "And further."):
         parts = split(history)
@@ -65,7 +65,7 @@ def test_p1_a_history_can_be_cut_for_any_recent_part_twice_over(history, keep):
 
 
 @given(histories("o"), st.integers(0, 20), st.integers(0, 5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_p1_clearing_and_shrinking_leave_histories_valid(history, until, keep):
     alloy.check_history(clear_results(history, until, keep))
     for everything in (False, True):
