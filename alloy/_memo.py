@@ -1,15 +1,16 @@
-"""What is made of a message is made once: a history grows, the work for it doesn't."""
+"""What is made of a message, or of a history's beginning, is made once: a history grows, the work for it doesn't."""
 
 from __future__ import annotations
 
+from operator import is_
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from alloy.messages import Message
 
-__all__ = ["Memo"]
+__all__ = ["Growing", "Memo"]
 
 T = TypeVar("T")
 
@@ -50,6 +51,59 @@ class Memo(Generic[T]):
         if known is not None:
             self._total -= self._size(known[1])
         self._entries[id(message)] = (message, made)  # the message is kept, so nobody else gets its id
+        self._total += self._size(made)
+        while self._total > self._limit:
+            _, old = self._entries.pop(next(iter(self._entries)))
+            self._total -= self._size(old)
+        return made
+
+
+class Growing(Generic[T]):
+    """Remembers what was made of histories, so that one which goes on costs only what is new in it.
+
+    A history is known by its messages' identities; one that doesn't begin with what is remembered is begun anew. What was used
+    least recently is forgotten when it gets too much.
+
+    Args:
+        start: makes what nothing was added to yet.
+        add: adds a message to it, in place.
+        size: how large it is, in bytes.
+        limit: how much to remember at most, in bytes.
+    """
+
+    __slots__ = ("_add", "_entries", "_limit", "_size", "_start", "_total")
+
+    def __init__(
+        self,
+        start: Callable[[], T],
+        add: Callable[[T, Message], object],
+        *,
+        size: Callable[[T], int],
+        limit: int = 32 * 1024 * 1024,
+    ) -> None:
+        self._start = start
+        self._add = add
+        self._size = size
+        self._limit = limit
+        self._total = 0
+        self._entries: dict[int, tuple[list[Message], T]] = {}
+
+    def __call__(self, messages: Sequence[Message]) -> T:
+        """What is made of these messages, which nobody may change; good until the next call."""
+        if not messages:
+            return self._start()
+        key = id(messages[0])
+        # taken out while it is changed, so that neither an error nor another thread meets it half done
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._total -= self._size(entry[1])
+        if entry is None or len(entry[0]) > len(messages) or not all(map(is_, entry[0], messages)):
+            entry = [], self._start()
+        known, made = entry
+        for message in messages[len(known) :]:
+            self._add(made, message)
+            known.append(message)
+        self._entries[key] = (known, made)  # the messages are kept, so nobody else gets their ids
         self._total += self._size(made)
         while self._total > self._limit:
             _, old = self._entries.pop(next(iter(self._entries)))

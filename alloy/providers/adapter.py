@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypedDict, Unpack
 
+from alloy._memo import Growing
 from alloy.errors import InvalidOptionError, ProviderError, UnknownOptionError
 from alloy.providers.base import Completion
 from alloy.providers.batches import Batches, in_batches
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from alloy.messages import Message
     from alloy.providers.base import ProviderItem, Request, StructuredOutput
     from alloy.providers.counting import CountEndpoint
     from alloy.providers.decoder import Decoder
@@ -123,6 +125,7 @@ class Adapter(ABC):
             expected = f"one of {', '.join(self.CHOICES)}, {{'name': ...}}, or the API's own object"
             raise InvalidOptionError("tool_choice", expected, choice)
         self._model = model
+        self._taken: Growing[set[str]] = Growing(set, _take, size=lambda taken: 100 * len(taken))
 
     def _reach(
         self,
@@ -198,7 +201,7 @@ class Adapter(ABC):
 
     def _asked(self, request: Request) -> dict[str, Any]:
         """What every decoder is told."""
-        taken = (call.id for message in request.messages for call in message.tool_uses)
+        taken = self._taken(request.messages)
         return {"provider": self.name, "model": self._model, "origin": self.origin, "taken": taken}
 
     @abstractmethod
@@ -250,6 +253,10 @@ class Adapter(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model!r}, base_url={self._endpoint.base_url!r})"
+
+
+def _take(taken: set[str], message: Message) -> None:
+    taken.update([call.id for call in message.tool_uses])
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from pydantic_core import to_json
 
-from alloy._memo import Memo
+from alloy._memo import Growing, Memo
 from alloy.errors import ProviderError
 from alloy.messages import (
     AudioBlock,
@@ -30,7 +30,7 @@ from alloy.messages import (
 )
 from alloy.providers.options import SchemaMemo, ToolMemo, lesser, tool_options
 from alloy.providers.strict_schema import ANTHROPIC, strict_schema
-from alloy.providers.transcript import CallIds, for_origin, turns
+from alloy.providers.transcript import CallIds, for_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -65,6 +65,27 @@ class _Sent(NamedTuple):
     container: Mapping[str, Any] | None = None
 
 
+class _Turns:
+    """Turns as they are sent, each followed by a comma, and the newest, of which some get a breakpoint of the cache."""
+
+    __slots__ = ("done", "newest")
+
+    def __init__(self) -> None:
+        self.done = bytearray()
+        self.newest: list[tuple[Role, list[bytes]]] = []
+
+    def add(self, role: Role, parts: Sequence[bytes]) -> None:
+        """Adds a message: nothing if it has no parts, and neighbours of one role become one."""
+        if not parts:
+            return
+        if self.newest and self.newest[-1][0] == role:
+            self.newest[-1][1].extend(parts)
+            return
+        self.newest.append((role, [*parts]))
+        if len(self.newest) > 2 * _CACHED_TURNS:
+            self.done += _turn(*self.newest.pop(0)) + b","
+
+
 class Encoder:
     """Makes request bodies for one provider.
 
@@ -97,6 +118,7 @@ class Encoder:
         self._citations = citations
         self._now = now
         self._memo: Memo[_Sent] = Memo(self._message, size=lambda sent: sum(map(len, sent.parts)))
+        self._turns = Growing(_Turns, self._add, size=lambda turns: len(turns.done))
 
     def encode(self, request: Request) -> bytes:
         """The body to send.
@@ -107,7 +129,6 @@ class Encoder:
         fields: dict[str, Any] = dict(self._settings)
         if request.max_tokens is not None:
             _shorten(fields, request.max_tokens)
-        messages = [self._memo(message) for message in request.messages]
         tools = self._tools(request.tools) + self._server_tools
         system = request.system if request.system and request.system.strip() else None
         if tools:
@@ -118,7 +139,7 @@ class Encoder:
             del fields["thinking"]  # the API refuses to begin it in the middle of a step
         if system:
             fields["system"] = [{"type": "text", "text": system} | self._breakpoint]
-        if self._server_tools and CONTAINER not in fields and (container := self._container(messages)):
+        if self._server_tools and CONTAINER not in fields and (container := self._container(request.messages)):
             fields["container"] = container
         if request.response_schema is not None:
             fields["output_config"] = {
@@ -127,18 +148,29 @@ class Encoder:
             }
         if request.stream:
             fields["stream"] = True
-        last = len(messages) - 1
-        sent = ((one.role, one.parts if index == last else one.settled) for index, one in enumerate(messages))
-        return to_json(fields)[:-1] + b',"messages":[' + b",".join(self._turns(sent)) + b"]}"
+        settled = self._turns(request.messages[:-1])
+        newest = b",".join(self._newest(settled, request.messages[-1:]))
+        return b"".join((to_json(fields)[:-1], b',"messages":[', settled.done, newest, b"]}"))
 
-    def _turns(self, messages: Iterable[tuple[Role, Sequence[bytes]]]) -> Iterator[bytes]:
-        ordered = list(turns(messages))
+    def _add(self, turns: _Turns, message: Message) -> None:
+        """Adds a message that another follows."""
+        sent = self._memo(message)
+        turns.add(sent.role, sent.settled)
+
+    def _newest(self, settled: _Turns, last: Sequence[Message]) -> Iterator[bytes]:
+        """The newest turns, with the last message."""
+        newest = _Turns()
+        newest.newest = [(role, [*parts]) for role, parts in settled.newest]
+        for message in last:
+            newest.add(self._memo(message).role, self._memo(message).parts)
+        if newest.done:
+            yield bytes(newest.done[:-1])
         if self._cache:
             mark = b',"cache_control":' + to_json(self._cache) + b"}"
-            for _, parts in [turn for turn in ordered if turn[0] == "user"][-_CACHED_TURNS:]:
+            for _, parts in [turn for turn in newest.newest if turn[0] == "user"][-_CACHED_TURNS:]:
                 parts[-1] = parts[-1][:-1] + mark
-        for role, parts in ordered:
-            yield b'{"role":"%s","content":[%s]}' % (role.encode(), b",".join(parts))
+        for role, parts in newest.newest:
+            yield _turn(role, parts)
 
     @property
     def _breakpoint(self) -> dict[str, Any]:
@@ -158,9 +190,10 @@ class Encoder:
         signed = isinstance(first, ThinkingBlock) and first.signature
         return not signed and not (isinstance(first, RawBlock) and first.kind == "redacted_thinking")
 
-    def _container(self, messages: Sequence[_Sent]) -> str | None:
+    def _container(self, messages: Sequence[Message]) -> str | None:
         """The container that the latest answer used, unless it has expired."""
-        latest = next((sent.container for sent in reversed(messages) if sent.container), None)
+        containers = (self._memo(message).container for message in reversed(messages))
+        latest = next(filter(None, containers), None)
         return None if latest is None or _expired(latest, self._now()) else str(latest["id"])
 
     # --- messages ----------------------------------------------------------------------------------------------------
@@ -269,6 +302,10 @@ def _assistant_part(block: Block) -> dict[str, Any] | None:
             raise _refused("a tool result in an assistant's message")
         case _:
             assert_never(block)
+
+
+def _turn(role: Role, parts: Iterable[bytes]) -> bytes:
+    return b'{"role":"%s","content":[%s]}' % (role.encode(), b",".join(parts))
 
 
 def _settled(content: tuple[Block, ...]) -> tuple[Block, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from pydantic_core import from_json, to_json
 
-from alloy._memo import Memo
+from alloy._memo import Growing, Memo
 from alloy.errors import ProviderError
 from alloy.messages import (
     AudioBlock,
@@ -28,7 +28,7 @@ from alloy.providers.strict_schema import OPENAI, answer_format, strict_schema
 from alloy.providers.transcript import ANY_CALL_ID, CallIds, for_origin, is_own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from alloy.messages import Block, MediaBlock, Message
     from alloy.providers.base import Request, ToolSpec
@@ -51,6 +51,16 @@ class _Sent(NamedTuple):
     json: bytes
 
 
+class _Turns:
+    """Messages as they are sent, each followed by a comma, and the last one, which may become one with the next."""
+
+    __slots__ = ("done", "held")
+
+    def __init__(self) -> None:
+        self.done = bytearray()
+        self.held: _Sent | None = None
+
+
 class Encoder:
     """Makes request bodies for one provider.
 
@@ -67,6 +77,7 @@ class Encoder:
         self._tools = ToolMemo(lambda tool: _tool(tool, compat))
         self._format = SchemaMemo(lambda schema: {"type": "json_schema", "json_schema": answer_format(schema)})
         self._memo: Memo[tuple[_Sent, ...]] = Memo(self._message, size=lambda sent: sum(len(one.json) for one in sent))
+        self._turns = Growing(_Turns, self._add, size=lambda turns: len(turns.done))
 
     def encode(self, request: Request) -> bytes:
         """The body to send.
@@ -92,26 +103,27 @@ class Encoder:
             fields["stream"] = True
             if self._compat.stream_usage:
                 fields["stream_options"] = {"include_usage": True}
-        messages = [sent for message in request.messages for sent in self._memo(message)]
+        turns = self._turns(request.messages)
+        sent: list[bytes | bytearray] = [turns.held.json] if turns.held else []
         if request.system and request.system.strip():
-            messages.insert(0, _sent({"role": "system", "content": request.system}))
-        joined = b",".join(sent.json for sent in self._in_turns(messages))
-        return to_json(fields)[:-1] + b',"messages":[' + joined + b"]}"
+            system = _sent({"role": "system", "content": request.system}).json
+            sent = [system, b",", turns.done, *sent] if sent else [system]
+        else:
+            sent = [turns.done, *sent]
+        return b"".join((to_json(fields)[:-1], b',"messages":[', *sent, b"]}"))
 
-    def _in_turns(self, messages: Iterable[_Sent]) -> Iterator[_Sent]:
-        """Neighbouring user turns as one, and whatever the host wants between turns."""
-        held: _Sent | None = None
-        for sent in messages:
+    def _add(self, turns: _Turns, message: Message) -> None:
+        """Adds a message: neighbouring user turns as one, and whatever the host wants between turns."""
+        for sent in self._memo(message):
+            held = turns.held
             if held and held.role == sent.role == "user":
-                held = _merged(held, sent)
+                turns.held = _merged(held, sent)
                 continue
             if held:
-                yield held
+                turns.done += held.json + b","
                 if self._compat.assistant_after_tool and held.role == "tool" and sent.role == "user":
-                    yield _sent({"role": "assistant", "content": "I have the results."})
-            held = sent
-        if held:
-            yield held
+                    turns.done += _sent({"role": "assistant", "content": "I have the results."}).json + b","
+            turns.held = sent
 
     def _message(self, message: Message) -> tuple[_Sent, ...]:
         own = is_own(message, self._origin)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
-from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, assert_never
 
 from pydantic_core import to_json
 
-from alloy._memo import Memo
+from alloy._memo import Growing, Memo
 from alloy.errors import ProviderError
 from alloy.messages import (
     AudioBlock,
@@ -29,7 +28,7 @@ from alloy.providers.options import SchemaMemo, ToolMemo, lesser, tool_options
 from alloy.providers.transcript import for_origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from alloy.messages import Block, MediaBlock, Message
     from alloy.providers.base import Request, ToolSpec
@@ -67,6 +66,24 @@ class _Sent(NamedTuple):
         return sum(map(len, self.parts)) + sum(len(result.rest) for result in self.results)
 
 
+class _Turns:
+    """Turns as they are sent, each followed by a comma, and the last one, which may go on; and what each call is called."""
+
+    __slots__ = ("calls", "done", "last", "parts")
+
+    def __init__(self) -> None:
+        self.done = bytearray()
+        self.last: _Turn = "user"
+        self.parts: list[bytes] = []
+        self.calls: dict[str, bytes] = {}
+
+    @property
+    def open(self) -> bytes:
+        """The last one, if there is any."""
+        role = b"model" if self.last == "model" else b"user"
+        return b'{"role":"' + role + b'","parts":[' + b",".join(self.parts) + b"]}" if self.parts else b""
+
+
 class Encoder:
     """Makes request bodies for one provider.
 
@@ -96,6 +113,7 @@ class Encoder:
         self._extra = extra or {}
         self._combine = combine and not self._old
         self._memo = Memo(self._message, size=lambda sent: sent.size)
+        self._turns = Growing(_Turns, self._add, size=lambda turns: len(turns.done))
         self._declarations = ToolMemo(_declaration)
         self._format = SchemaMemo(answer_format)
 
@@ -110,8 +128,11 @@ class Encoder:
             generation = fields.get("generationConfig") or {}
             limit = lesser(generation.get("maxOutputTokens"), request.max_tokens)
             fields["generationConfig"] = {**generation, "maxOutputTokens": limit}
-        contents = b'{"contents":[' + b",".join(self._contents(request.messages)) + b"]"
-        return contents + (b"," + to_json(fields)[1:] if fields else b"}")
+        turns = self._turns(request.messages)
+        # after a pause; a conversation must end with the user
+        end = b',{"role":"user","parts":[{"text":"Continue."}]}]' if turns.last == "model" else b"]"
+        rest = b"," + to_json(fields)[1:] if fields else b"}"
+        return b"".join((b'{"contents":[', turns.done, turns.open, end, rest))
 
     # --- everything but the conversation -----------------------------------------------------------------------------
 
@@ -139,25 +160,20 @@ class Encoder:
 
     # --- the conversation --------------------------------------------------------------------------------------------
 
-    def _contents(self, messages: Iterable[Message]) -> Iterator[bytes]:
-        """The turns: neighbours of one side as one, but results apart from what else the user says."""
-        calls: dict[str, bytes] = {}
-        last: _Turn = "user"
-        for last, group in groupby(self._pieces(messages, calls), key=lambda piece: piece[0]):
-            role = b"model" if last == "model" else b"user"
-            parts = b",".join(chain.from_iterable(parts for _, parts in group))
-            yield b'{"role":"' + role + b'","parts":[' + parts + b"]}"
-        if last == "model":  # after a pause; a conversation must end with the user
-            yield b'{"role":"user","parts":[{"text":"Continue."}]}'
-
-    def _pieces(self, messages: Iterable[Message], calls: dict[str, bytes]) -> Iterator[tuple[_Turn, Sequence[bytes]]]:
-        for message in messages:
-            sent = self._memo(message)
-            calls.update(sent.calls)
-            if sent.results:
-                yield "results", [_response(result, calls.get(result.call_id)) for result in sent.results]
-            if sent.parts:
-                yield sent.turn, sent.parts
+    def _add(self, turns: _Turns, message: Message) -> None:
+        """Adds a message: neighbours of one side become one, but results stay apart from what else the user says."""
+        sent = self._memo(message)
+        turns.calls.update(sent.calls)
+        results = [_response(result, turns.calls.get(result.call_id)) for result in sent.results]
+        pieces: tuple[tuple[_Turn, Sequence[bytes]], ...] = (("results", results), (sent.turn, sent.parts))
+        for turn, parts in pieces:
+            if not parts:
+                continue
+            if turn != turns.last and turns.parts:
+                turns.done += turns.open + b","
+                turns.parts = []
+            turns.last = turn
+            turns.parts += parts
 
     def _message(self, message: Message) -> _Sent:
         message = for_origin(message, self._origin)

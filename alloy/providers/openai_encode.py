@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from pydantic_core import from_json, to_json
 
-from alloy._memo import Memo
+from alloy._memo import Growing, Memo
 from alloy.errors import ProviderError
 from alloy.messages import (
     AudioBlock,
@@ -57,6 +57,16 @@ class _Sent(NamedTuple):
     result: ToolResultBlock | None = None
 
 
+class _Items:
+    """Input items as they are sent, and the calls among them whose results must be another kind of item."""
+
+    __slots__ = ("calls", "done")
+
+    def __init__(self) -> None:
+        self.done = bytearray()
+        self.calls: dict[str, Mapping[str, Any]] = {}
+
+
 class Encoder:
     """Makes request bodies for one provider.
 
@@ -75,6 +85,7 @@ class Encoder:
         self._reasons = reasons
         self._stored = bool(settings.get("store"))
         self._memo: Memo[tuple[_Sent, ...]] = Memo(self._message, size=lambda sent: sum(len(one.json) for one in sent))
+        self._items = Growing(_Items, self._add, size=lambda items: len(items.done))
 
     def encode(self, request: Request) -> bytes:
         """The body to send.
@@ -83,15 +94,17 @@ class Encoder:
             ProviderError: something in it that the API can't take (kind ``invalid_request``).
         """
         fields = self._fields(request)
-        calls: dict[str, Mapping[str, Any]] = {}
-        items: list[bytes] = []
-        for message in request.messages:
-            for sent in self._memo(message):
-                if sent.call:
-                    calls[sent.call[0]] = sent.call[1]
-                answered = calls.get(sent.result.tool_use_id) if sent.result else None
-                items.append(sent.json if not (answered and sent.result) else _json(_output(sent.result, answered)))
-        return to_json(fields)[:-1] + b',"input":[' + b",".join(items) + b"]}"
+        return b"".join((to_json(fields)[:-1], b',"input":[', self._items(request.messages).done, b"]}"))
+
+    def _add(self, items: _Items, message: Message) -> None:
+        """Adds a message."""
+        for sent in self._memo(message):
+            if sent.call:
+                items.calls[sent.call[0]] = sent.call[1]
+            answered = items.calls.get(sent.result.tool_use_id) if sent.result else None
+            if items.done:
+                items.done += b","
+            items.done += sent.json if not (answered and sent.result) else _json(_output(sent.result, answered))
 
     def _fields(self, request: Request) -> dict[str, Any]:
         """Everything but the conversation."""

@@ -126,6 +126,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     with serving() as server:
         url = address(server, rounds=effort.turns)
         for wire, adapter in PROVIDERS.items():
+            asyncio.run(by_alloy(adapter(url), 10))  # only warms up
             taken = [asyncio.run(by_alloy(adapter(url), effort.turns)) for _ in repeat]
             yield row("long", f"{what}, over HTTP: {wire}", taken, 1.3)
         yield row("long", f"{what}, over HTTP: by hand on httpx", [asyncio.run(by_hand(url)) for _ in repeat])

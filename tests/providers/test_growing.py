@@ -1,0 +1,68 @@
+"""A conversation that grows is sent as if it had come at once, whatever was sent before."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alloy.messages import Message, TextBlock, ToolResultBlock, ToolUseBlock
+from alloy.providers import Anthropic, ChatCompletions, Gemini, OpenAI
+from alloy.providers.base import Request
+
+ADAPTERS = {
+    "anthropic": lambda: Anthropic("claude-sonnet-4-5", "key"),
+    "openai": lambda: OpenAI("gpt-5-mini", "key"),
+    "chat": lambda: ChatCompletions("gpt-4.1-mini", "key"),
+    "gemini": lambda: Gemini("gemini-2.5-flash", "key"),
+}
+each_adapter = pytest.mark.parametrize("make", ADAPTERS.values(), ids=ADAPTERS)
+
+
+def said(role, text):
+    return Message(role, (TextBlock(text),))
+
+
+def rounds(count, city="Rome"):
+    """A conversation with tool rounds, in which the user sometimes says more behind the results."""
+    messages = [said("user", "Go on.")]
+    for number in range(count):
+        call = ToolUseBlock(f"call_{number}", "weather", {"city": city})
+        messages += [
+            Message("assistant", (TextBlock(f"Round {number}."), call)),
+            Message("user", (ToolResultBlock(call.id, (TextBlock("Rain."),), name="weather"),)),
+        ]
+        if number % 3 == 2:
+            messages += [said("user", "And then?"), said("assistant", "Nothing."), said("user", "Go on.")]
+    return messages
+
+
+def body(adapter, messages, system="Be brief."):
+    return json.loads(adapter.encode(Request(messages=messages, system=system)))
+
+
+@each_adapter
+def test_a_conversation_that_grows_is_sent_as_if_it_had_come_at_once(make):
+    adapter, messages = make(), rounds(12)
+
+    for end in range(1, len(messages) + 1):
+        assert body(adapter, messages[:end]) == body(make(), messages[:end])
+
+
+@each_adapter
+def test_a_conversation_that_was_shortened_edited_or_left_is_sent_as_it_is(make):
+    adapter, messages = make(), rounds(6)
+    other = rounds(6, "Oslo")
+    edited = [*messages[:5], said("assistant", "Something else."), *messages[6:5:-1], said("user", "Well?")]
+
+    for one in (messages, messages[:9], other[:4], edited, messages, [messages[0], said("assistant", "No.")], other):
+        assert body(adapter, one) == body(make(), one)
+
+
+@each_adapter
+def test_the_system_prompt_and_a_conversation_of_one_message_change_freely(make):
+    adapter, messages = make(), rounds(1)
+
+    for system in ("Be brief.", None, "Be long."):
+        for end in (3, 1):
+            assert body(adapter, messages[:end], system) == body(make(), messages[:end], system)
