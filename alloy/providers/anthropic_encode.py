@@ -46,6 +46,7 @@ CONTAINER = "container"
 
 _CALL_IDS = CallIds("[A-Za-z0-9_-]{1,64}")
 _LEAST_THINKING = 1024  # tokens; the API takes no smaller budget
+_BREAKPOINTS = 4  # that a request may have
 _CACHED_TURNS = 2  # the newest, which the next request reads, and the one before, which this one does
 
 
@@ -131,14 +132,16 @@ class Encoder:
             _shorten(fields, request.max_tokens)
         tools = self._tools(request.tools) + self._server_tools
         system = request.system if request.system and request.system.strip() else None
+        free = _BREAKPOINTS - sum("cache_control" in one for one in (fields, *tools)) if self._cache else 0
         if tools:
-            fields["tools"] = tools if system else self._cached_tools(tools)
+            fields["tools"] = self._cached_tools(tools) if free > _CACHED_TURNS + bool(system) else tools
         else:
             fields.pop("tool_choice", None)
         if (fields.get("thinking") or {}).get("type") == "enabled" and self._began_unthinking(request.messages):
             del fields["thinking"]  # the API refuses to begin it in the middle of a step
         if system:
-            fields["system"] = [{"type": "text", "text": system} | self._breakpoint]
+            cached = self._breakpoint if free > _CACHED_TURNS else {}
+            fields["system"] = [{"type": "text", "text": system} | cached]
         if self._server_tools and CONTAINER not in fields and (container := self._container(request.messages)):
             fields["container"] = container
         if request.response_schema is not None:
@@ -149,7 +152,7 @@ class Encoder:
         if request.stream:
             fields["stream"] = True
         settled = self._turns(request.messages[:-1])
-        newest = b",".join(self._newest(settled, request.messages[-1:]))
+        newest = b",".join(self._newest(settled, request.messages[-1:], min(free, _CACHED_TURNS)))
         return b"".join((to_json(fields)[:-1], b',"messages":[', settled.done, newest, b"]}"))
 
     def _add(self, turns: _Turns, message: Message) -> None:
@@ -157,18 +160,23 @@ class Encoder:
         sent = self._memo(message)
         turns.add(sent.role, sent.settled)
 
-    def _newest(self, settled: _Turns, last: Sequence[Message]) -> Iterator[bytes]:
-        """The newest turns, with the last message."""
+    def _newest(self, settled: _Turns, last: Sequence[Message], marked: int) -> Iterator[bytes]:
+        """The newest turns, with the last message, and breakpoints behind so many of the user's.
+
+        A breakpoint finds what an earlier request wrote at most 20 blocks before it, and one answer may make more calls than
+        that. So there is one where the request before had its last, too.
+        https://platform.claude.com/docs/en/build-with-claude/prompt-caching
+        """
         newest = _Turns()
         newest.newest = [(role, [*parts]) for role, parts in settled.newest]
         for message in last:
             newest.add(self._memo(message).role, self._memo(message).parts)
         if newest.done:
             yield bytes(newest.done[:-1])
-        if self._cache:
-            mark = b',"cache_control":' + to_json(self._cache) + b"}"
-            for _, parts in [turn for turn in newest.newest if turn[0] == "user"][-_CACHED_TURNS:]:
-                parts[-1] = parts[-1][:-1] + mark
+        mark = b',"cache_control":' + to_json(self._cache) + b"}"
+        users = [parts for role, parts in newest.newest if role == "user"]
+        for parts in users[::-1][: max(0, marked)]:
+            parts[-1] = parts[-1][:-1] + mark
         for role, parts in newest.newest:
             yield _turn(role, parts)
 
@@ -179,7 +187,10 @@ class Encoder:
     def _cached_tools(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The tools with a breakpoint behind the last one that the prompt begins with: deferred ones aren't part of it."""
         last = next((index for index in reversed(range(len(tools))) if not tools[index].get("defer_loading")), None)
-        return [tool | self._breakpoint if index == last else tool for index, tool in enumerate(tools)]
+        return [self._marked(tool) if index == last else tool for index, tool in enumerate(tools)]
+
+    def _marked(self, tool: dict[str, Any]) -> dict[str, Any]:
+        return tool if "cache_control" in tool else tool | self._breakpoint
 
     def _began_unthinking(self, messages: Sequence[Message]) -> bool:
         """Whether results answer calls that no thinking of ours led to, as when another provider made them."""

@@ -75,7 +75,9 @@ def test_a_conversation_is_sent_turn_by_turn():
         "model": "claude-sonnet-5-5",
         "max_tokens": 64_000,
         "system": [{"type": "text", "text": "Be brief.", "cache_control": EPHEMERAL}],
-        "tools": [{"name": "look", "description": "Looks.", "input_schema": {"type": "object"}}],
+        "tools": [
+            {"name": "look", "description": "Looks.", "input_schema": {"type": "object"}, "cache_control": EPHEMERAL}
+        ],
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
             {
@@ -291,12 +293,30 @@ def test_the_cache_is_asked_for_behind_what_stays_and_behind_the_last_turns():
     history = [HI, answer(TextBlock("1")), HI, answer(TextBlock("2")), HI]
     deferred = ToolSpec("later", "", {"type": "object"}, {"anthropic": {"defer_loading": True}})
 
-    assert marks(sent(history, system="S", tools=(LOOK,))) == ([], True, [2, 4])
+    assert marks(sent(history, system="S", tools=(LOOK,))) == (["look"], True, [2, 4])
     assert marks(sent(history, tools=(LOOK, deferred))) == (["look"], False, [2, 4])
     assert marks(sent(history, tools=(deferred,))) == ([], False, [2, 4])
     assert marks(sent([HI])) == ([], False, [0])
     assert marks(sent([HI, answer(TextBlock("1"))])) == ([], False, [0])
     assert marks(sent(history, system="S", tools=(LOOK,), to=provider(cache=None))) == ([], False, [])
+
+
+def test_breakpoints_of_ones_own_leave_room_for_the_newest_turns_first():
+    history = [HI, answer(TextBlock("1")), HI]
+    own = [
+        ToolSpec(name, "", {"type": "object"}, {"anthropic": {"cache_control": {"type": "ephemeral", "ttl": "1h"}}})
+        for name in "abcd"
+    ]
+
+    assert marks(sent(history, system="S", tools=(own[0], LOOK))) == (["a"], True, [0, 2])
+    assert marks(sent(history, system="S", tools=(*own[:2], LOOK))) == (["a", "b"], False, [0, 2])
+    assert marks(sent(history, system="S", tools=(*own[:3], LOOK))) == (["a", "b", "c"], False, [2])
+    assert marks(sent(history, system="S", tools=(*own, LOOK))) == (["a", "b", "c", "d"], False, [])
+    assert marks(sent(history, tools=(own[0], LOOK))) == (["a", "look"], False, [0, 2])
+    automatic = provider(extra_body={"cache_control": {"type": "ephemeral"}})
+    assert marks(sent(history, system="S", tools=(LOOK,), to=automatic)) == ([], True, [0, 2])
+    last = sent(history, tools=(own[0],))["tools"][0]
+    assert last["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
 
 
 def test_a_prompt_can_be_cached_for_an_hour():
