@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from alloy.agents.bus import Bus
     from alloy.events import Envelope
     from alloy.loop.config import Config
+    from alloy.loop.prefix import Prefix
     from alloy.loop.step import Step
     from alloy.messages import Message
     from alloy.providers.base import Provider
@@ -82,6 +83,7 @@ class Owner:
         "_held_provider",
         "_loaded",
         "_numbers",
+        "_prefix",
         "_publish_on",
         "_reset_to",
         "_session",
@@ -126,6 +128,7 @@ class Owner:
         self._numbers = Numbers(0 if watching.store is None else time.time_ns() // 1000)
         self._session: Session | None = None
         self._loaded = False
+        self._prefix: Prefix | None = None
         self.poison: Poison | None = None
         self._detach: list[Callable[[], None]] = []
         self._held: AsyncExitStack | None = None
@@ -332,6 +335,7 @@ class Owner:
     async def _run(self, request: AgentRequest, crashes: list[BaseException]) -> None:
         self.running = request
         self.run = run = Loop(saving(self), self.provider, self.history, request.events, None, self.budgets)
+        self._prefix = run.prefix = self._prefix or run.prefix
         begin_run(self, run, request)
         request.state = "running"
         with request.scope:
@@ -433,6 +437,11 @@ class Owner:
         if isinstance(error, SessionConflictError) and self.scope is not None:
             self.close(lambda: AgentClosedError(self.name, "has lost its session to another process; start a new one"))
 
+    def archive(self, lost: Sequence[Message]) -> None:
+        """Keeps in the session what compaction has taken out of the history."""
+        session = self._session or Session(id=self.name)
+        self._session = dataclasses.replace(session, archive=(*session.archive, *lost))
+
     def _session_of(self, messages: Iterable[Message], usage: Usage) -> Session:
         if self._session is None:  # one for good: when it began is part of what it is known by
             self._session = Session(id=self.name)
@@ -500,8 +509,10 @@ class Owner:
     # --- changes between requests -------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Begins the conversation anew."""
+        """Begins the conversation anew, without what was taken out of the old one."""
         self.history = History(self._reset_to, None)
+        if self._session is not None:
+            self._session = dataclasses.replace(self._session, archive=())
 
     def use(self, config: Config, provider: Provider) -> None:
         """Goes on with another provider."""

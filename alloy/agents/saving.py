@@ -12,9 +12,12 @@ from alloy.errors import SessionError
 from alloy.loop.middleware import Middleware
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from alloy.agents.owner import Owner
     from alloy.loop.config import Config
     from alloy.loop.middleware import RunContext
+    from alloy.messages import Message
     from alloy.result import Result
     from alloy.sessions import Session, SessionStore
 
@@ -61,6 +64,17 @@ def saving(owner: Owner) -> Config:
 class _Saves(Middleware):
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
+
+    async def after_compaction(
+        self,
+        before: Sequence[Message],
+        after: Sequence[Message],
+        run: RunContext,  # noqa: ARG002  the hook's signature
+    ) -> None:
+        from alloy.loop.shortening import removed  # noqa: PLC0415  an agent that compacts nothing needs none of it
+
+        # Nothing is awaited between the change of the history and this, so no save comes between them.
+        self._owner.archive(removed(before, after))
 
     async def session_end(self, result: Result, run: RunContext) -> None:  # noqa: ARG002  the hook's signature
         keeper = self._owner.run.desk.keeper if self._owner.run is not None else None

@@ -185,6 +185,8 @@ class Reference:
             view.publish(envelope)
         asked = self.open.get(envelope.correlation_id)
         match envelope.event:
+            case "runtime_event" if envelope.payload["kind"] == "prefix_changed":
+                assert asked is self.running, "a request that doesn't run has a prefix"
             case "runtime_event":
                 assert envelope.payload["kind"] in KINDS, envelope
                 return None

@@ -537,3 +537,23 @@ async def test_agents_without_a_name_arent_found(make):
         assert one.name != two.name
         with pytest.raises(UnknownAgentError):
             await alloy.send_message(one.name, "Hi.")
+
+
+async def test_requests_of_an_agent_begin_alike_and_it_is_told_when_they_do_not():
+    told = []
+
+    def watch(envelope):
+        if envelope.payload.get("kind") == "prefix_changed":
+            told.append(envelope.payload["what"])
+
+    provider = Scripted(["One.", "Two.", "Three.", "Four."])
+    async with alloy.Agent(provider=provider, on_event=watch, max_retries=0) as agent:
+        await agent.chat("1")
+        await agent.chat("2")
+        assert told == []
+        await agent.reset()
+        await agent.chat("3")
+        assert told == [["messages"]]
+        await agent.set_model(Scripted(["Five."], model="other"))
+        await agent.chat("4")
+        assert told == [["messages"], ["model"]]

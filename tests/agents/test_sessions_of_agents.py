@@ -14,7 +14,8 @@ from alloy.agents import owner, saving
 from alloy.agents.bus import LocalBus
 from alloy.errors import AgentClosedError, AgentCrashedError, SessionConflictError, SessionError
 from alloy.sessions import FileStore, MemoryStore, Session
-from alloy.testing import Scripted, calls, hangs
+from alloy.testing import Reply, Scripted, calls, hangs
+from alloy.usage import Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -467,3 +468,48 @@ async def test_on_shutdown_that_breaks_everything_still_lets_the_agent_end(make)
         async with make("a", name="desk", on_shutdown=say) as agent:
             await agent.chat("1")
     assert agent.health().state == "closed"
+
+
+# --- what compaction takes out --------------------------------------------------------------------------------------------
+
+
+LONG = "Long words about nothing much, and so on and on. " * 40
+
+
+def prompts_in(messages):
+    return [
+        block.text[:9] for m in messages if m.role == "user" for block in m.content if block.text.startswith("Prompt")
+    ]
+
+
+@pytest.mark.parametrize("compaction", [{"keep_user_tokens": 0}, {"keep_user_tokens": 0, "provider": Scripted([])}])
+async def test_what_compaction_takes_out_stays_readable_in_the_session(tmp_path, compaction):
+    store = FileStore(tmp_path)
+    script = [Reply(text="Yes. " + LONG, usage=Usage(requests=1))] * 40
+    options = {"name": "desk", "store": store, "max_tokens": 4_000, "compaction": compaction, "max_retries": 0}
+    said = []
+    for _ in range(2):  # an agent, and the one that goes on in its place
+        async with alloy.Agent(provider=Scripted(script), **options) as agent:
+            for _ in range(6):
+                said.append(f"Prompt {len(said) + 1:02}")
+                await agent.chat(f"{said[-1]} {LONG}")
+            kept = agent.messages
+
+    session = await store.load("desk")
+    assert session.messages == kept
+    assert len(session.archive) > 4
+    assert sorted({*prompts_in(session.archive), *prompts_in(session.messages)}) == said
+    answers = sum(m.role == "assistant" for m in (*session.archive, *session.messages))
+    assert answers == len(said)  # none is lost, and none is there twice
+
+
+async def test_a_reset_forgets_what_was_taken_out_as_well(tmp_path):
+    store = FileStore(tmp_path)
+    script = [Reply(text="Yes. " + LONG, usage=Usage(requests=1))] * 20
+    async with alloy.Agent(provider=Scripted(script), name="desk", store=store, max_tokens=4_000) as agent:
+        for _ in range(6):
+            await agent.chat(LONG)
+        assert agent.export_session().archive
+        await agent.reset()
+
+    assert (await store.load("desk")).archive == ()
