@@ -142,13 +142,14 @@ class Config:
         for option in options:
             if option not in _CHECKS:
                 raise UnknownOptionError(option, _CHECKS)
-        for one in fields(self):
-            if one.name in options:
-                value = _CHECKS[one.name](one.name, options[one.name])  # type: ignore[literal-required]  # one of Options
+        values: dict[str, Any] = {}
+        for name, default in _DEFAULTS:
+            if name in options:
+                values[name] = _CHECKS[name](name, options[name])  # type: ignore[literal-required]  # one of Options
             else:
-                value = {} if one.default is MISSING else one.default
-            object.__setattr__(self, one.name, value)
-        object.__setattr__(self, "working_directory", Path(os.path.abspath(self.working_directory)))  # noqa: PTH100  Path.absolute keeps ".."
+                values[name] = {} if default is MISSING else default
+        values["working_directory"] = Path(os.path.abspath(values["working_directory"]))  # noqa: PTH100  Path.absolute keeps ".."
+        self.__dict__.update(values)  # in one go, since each run makes one of these
         self._check_together()
 
     def with_options(self, **options: Unpack[Options]) -> Config:
@@ -179,6 +180,9 @@ class Config:
                 "nothing beside output_type: either a tool's call ends the run or its result",
                 self.until_tool,
             )
+
+
+_DEFAULTS = tuple((one.name, one.default) for one in fields(Config))
 
 
 def _plain(kind: type | tuple[type, ...], expected: str) -> Callable[[str, Any], Any]:

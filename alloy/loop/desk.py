@@ -133,7 +133,7 @@ class Desk:
 
     def withdraw(self, calls: Iterable[ToolUseBlock]) -> None:
         """Settles what was asked ahead about these calls and nobody waits for."""
-        for call in calls:
+        for call in calls if self._ahead else ():
             ticket = self._ahead.pop(call.id, None)
             if ticket is not None:
                 self._settle(ticket, Decision("cancelled", "the call isn't waiting for this any more"))

@@ -203,12 +203,11 @@ class Hooks:
 
     def __init__(self, middleware: Sequence[Middleware]) -> None:
         self._hooks: dict[str, list[Any]] = {}
-        for name in _HOOKS:
-            hooks = [
-                getattr(one, name) for one in middleware if getattr(type(one), name) is not getattr(Middleware, name)
-            ]
-            if hooks:
-                self._hooks[name] = hooks
+        for one in middleware:
+            kind = type(one)
+            for name, default in _HOOKS:
+                if getattr(kind, name) is not default:
+                    self._hooks.setdefault(name, []).append(getattr(one, name))
 
     def has(self, name: str) -> bool:
         """Whether anybody overrides this hook."""
@@ -248,7 +247,7 @@ class Hooks:
         return None
 
 
-_HOOKS = tuple(name for name in vars(Middleware) if not name.startswith("_"))
+_HOOKS = tuple((name, hook) for name, hook in vars(Middleware).items() if not name.startswith("_"))
 
 
 def _check_returned(name: str, returned: object, kinds: type | tuple[type, ...]) -> None:

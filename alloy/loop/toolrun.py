@@ -123,8 +123,11 @@ class ToolBatch:
         Raises:
             Exception: what a hook raised, after the calls that ran beside it have ended.
         """
-        self._limits = self._room() if len(self.calls) > 1 else {}
-        groups = [*self._groups()]
+        if len(self.calls) == 1:
+            groups = [[0]] if self._records[0] is None else []
+        else:
+            self._limits = self._room()
+            groups = [*self._groups()]
         try:
             if len(groups) > 1 and self._runner.desk.answerable:
                 await self._ask_ahead([self.calls[index] for group in groups for index in group])
@@ -199,7 +202,10 @@ class ToolBatch:
 
     async def _in_turn(self, index: int, call: ToolUseBlock) -> None:
         """Executes a call when there is room for it: first beside others of its tool, then beside all."""
-        async with self._limits.get(call.name, _ROOM), self._limits.get("", _ROOM):
+        if not self._limits:
+            await self._execute(index, call, self._refusal(call))
+            return
+        async with self._limits.get(call.name, _ROOM), self._limits[""]:
             await self._execute(index, call, self._refusal(call))
 
     async def _begin(self, index: int) -> bool:
@@ -247,7 +253,8 @@ class ToolBatch:
         tool = self._runner.tools[call.name]
         limit = tool.timeout or self._runner.config.tool_timeout
         try:
-            with anyio.move_on_after(limit + tool.grace) as scope:
+            deadline = asyncio.get_running_loop().time() + limit + tool.grace  # anyio would look for the loop twice
+            with anyio.CancelScope(deadline=deadline) as scope:
                 context = self._context(call, start, limit, CallSeat(self._runner, call, scope))
                 output = ToolOutput.of(await tool.execute(call.input, context))
             if scope.cancelled_caught:

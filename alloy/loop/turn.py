@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Turn", "since"]
 
+_NOTHING = Usage()
+
 
 class Turn:
     """What a turn has come to so far."""
@@ -30,7 +32,7 @@ class Turn:
         self.emitted = False
         self.error: str | None = None
         self.next_prompt: Message | None = None
-        self.usage = Usage()
+        self.usage = _NOTHING
 
     def take(self, message: Message, runner: ToolRunner) -> None:
         """Takes an answer, whole, and the calls in it."""

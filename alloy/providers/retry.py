@@ -29,6 +29,7 @@ __all__ = ["Fallback", "Retrying", "Wrapper"]
 LONGEST_BACKOFF = 60.0  # seconds
 LONGEST_WAIT = 600.0
 """The longest wait that a provider may ask for, in seconds; whoever asks for more is given up at once."""
+_BEFORE = (Retry, RateLimitWait)
 SAME_ELSEWHERE: frozenset[ErrorKind] = frozenset({"invalid_request", "refused"})
 
 
@@ -165,7 +166,7 @@ class Retrying(Wrapper):
             try:
                 async with self._provider.stream(request) as items:
                     async for batch in in_batches(items):
-                        begun = begun or not all(isinstance(item, Retry | RateLimitWait) for item in batch)
+                        begun = begun or _is_answer(batch)
                         yield batch
                 return
             except ProviderError as error:
@@ -232,7 +233,7 @@ class Fallback(Wrapper):
             try:
                 async with held(provider), provider.stream(request) as items:
                     async for batch in in_batches(items):
-                        begun = begun or not all(isinstance(item, Retry | RateLimitWait) for item in batch)
+                        begun = begun or _is_answer(batch)
                         yield batch
                 return
             except ProviderError as error:
@@ -244,6 +245,14 @@ class Fallback(Wrapper):
                     raise
                 failure = _quota(error)  # a cheaper one may do
             yield (Retry(attempt=attempt, delay=0.0, error=failure, next=f"{following.name}:{following.model}"),)
+
+
+def _is_answer(batch: Sequence[ProviderItem]) -> bool:
+    """Whether anything of an answer is in it."""
+    for item in batch:  # noqa: SIM110  any() with a generator takes three times as long, and there is a batch for each delta
+        if not isinstance(item, _BEFORE):
+            return True
+    return False
 
 
 def _quota(error: BudgetExceededError) -> ProviderError:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from alloy.errors import InvalidOptionError, ProviderError
 from alloy.messages import Block, Message, TextBlock, ThinkingBlock, ToolUseBlock
@@ -187,7 +187,7 @@ class _Answer(AbstractAsyncContextManager[Any]):
         self._at = 0
 
     async def __aenter__(self) -> Self:
-        await checkpoint()
+        await asyncio.sleep(0)
         self._answer = self._provider.answer(self._request)
         return self
 
@@ -201,7 +201,7 @@ class _Answer(AbstractAsyncContextManager[Any]):
         deltas, reply, completion = self._answer
         self._at += 1
         if 0 < self._at <= len(deltas):
-            await checkpoint()
+            await asyncio.sleep(0)
             return deltas[self._at - 1]
         if self._at != len(deltas) + 1:
             raise StopAsyncIteration
@@ -209,7 +209,7 @@ class _Answer(AbstractAsyncContextManager[Any]):
             raise reply.error
         if reply.hangs:
             await anyio.sleep_forever()
-        await checkpoint()
+        await asyncio.sleep(0)
         return completion
 
 
