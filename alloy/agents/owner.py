@@ -36,7 +36,8 @@ from alloy.events import Emitter
 from alloy.loop.asking import budgets_of, build_provider
 from alloy.loop.conversation import History, checked_prompt
 from alloy.loop.run import guarded_sink
-from alloy.loop.turns import Loop, announce
+from alloy.loop.turn import announce
+from alloy.loop.turns import Loop
 from alloy.providers.base import held
 from alloy.result import Result
 from alloy.sessions import Session
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 
     from alloy.agents.bus import Bus
     from alloy.events import Envelope
+    from alloy.loop.compactor import Trail
     from alloy.loop.config import Config
-    from alloy.loop.prefix import Prefix
     from alloy.loop.step import Step
     from alloy.messages import Message
     from alloy.providers.base import Provider
@@ -83,10 +84,10 @@ class Owner:
         "_held_provider",
         "_loaded",
         "_numbers",
-        "_prefix",
         "_publish_on",
         "_reset_to",
         "_session",
+        "_trail",
         "_watching",
         "answered",
         "budgets",
@@ -128,7 +129,7 @@ class Owner:
         self._numbers = Numbers(0 if watching.store is None else time.time_ns() // 1000)
         self._session: Session | None = None
         self._loaded = False
-        self._prefix: Prefix | None = None
+        self._trail: Trail | None = None
         self.poison: Poison | None = None
         self._detach: list[Callable[[], None]] = []
         self._held: AsyncExitStack | None = None
@@ -335,7 +336,7 @@ class Owner:
     async def _run(self, request: AgentRequest, crashes: list[BaseException]) -> None:
         self.running = request
         self.run = run = Loop(saving(self), self.provider, self.history, request.events, None, self.budgets)
-        self._prefix = run.prefix = self._prefix or run.prefix
+        self._trail = run.go_on_after(self._trail)
         begin_run(self, run, request)
         request.state = "running"
         with request.scope:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from alloy.errors import ProviderError
 from alloy.loop.asking import build_provider
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from alloy.loop.compaction import Compaction
     from alloy.loop.config import Config
     from alloy.loop.middleware import RunContext
+    from alloy.loop.prefix import Prefix
     from alloy.messages import Message
     from alloy.models.tokens import TokenCounter
     from alloy.providers.base import Completion, Provider, ToolSpec
 
-__all__ = ["Compactor", "compactor_for", "details_of"]
+__all__ = ["Compactor", "Trail", "compactor_for", "details_of"]
+
+Trail: TypeAlias = "tuple[Prefix, Compactor | None]"
+"""What a run knows of a conversation's requests, for the next run of the same conversation."""
 
 QUIET = 6_000
 """How many tokens are taken to fit into every window, so that nobody is asked how large it is."""
@@ -105,6 +109,15 @@ class Compactor(Middleware):
         self._since = 0  # characters since something was counted
         self._sent = 0
         self._reported = 0
+
+    def go_on_after(self, other: Compactor) -> None:
+        """Takes over what is known of the same conversation, so that a request needn't look at all of it."""
+        self._looked, self._counted, self._unsure = other._looked, other._counted, other._unsure
+        self._since = other._since
+        if self._provider.model == other._provider.model and "counter" in other.__dict__:
+            self.__dict__["counter"] = other.counter
+        if self._provider is other._provider:
+            self._window = other._window
 
     @cached_property
     def counter(self) -> TokenCounter:

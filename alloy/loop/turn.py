@@ -9,10 +9,12 @@ from alloy.loop.toolrun import ToolBatch, ToolRunner
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
+    from alloy.events import Emitter
     from alloy.messages import Message
     from alloy.providers.base import Completion
+    from alloy.result import Result
 
-__all__ = ["Turn", "since"]
+__all__ = ["Turn", "announce", "since"]
 
 _NOTHING = Usage()
 
@@ -44,3 +46,26 @@ class Turn:
 def since(at: float) -> int:
     """Milliseconds since then, by ``time.perf_counter()``."""
     return round((time.perf_counter() - at) * 1000)
+
+
+def announce(events: Emitter, result: Result, start_seq: int, started: float) -> None:
+    """Tells of a request's end, as its last envelope.
+
+    Args:
+        events: of the request.
+        result: how it ended.
+        start_seq: the number of the envelope that told of its beginning.
+        started: when that was, by ``time.perf_counter()``.
+    """
+    events.emit(
+        "response",
+        status=result.status,
+        text=result.text,
+        stop_reason=result.stop_reason,
+        usage=result.usage.as_dict(),
+        turns=result.turns,
+        tool_calls=len(result.tool_calls),
+        error=result.error and {"type": type(result.error).__name__, "message": str(result.error)},
+        start_event_seq=start_seq,
+        duration_ms=since(started),
+    )

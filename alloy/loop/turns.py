@@ -27,7 +27,7 @@ from alloy.loop.middleware import Hooks, RunContext
 from alloy.loop.prefix import Prefix
 from alloy.loop.step import Step
 from alloy.loop.toolrun import TRUNCATED, ToolRunner, results_of
-from alloy.loop.turn import Turn, since
+from alloy.loop.turn import Turn, announce, since
 from alloy.messages import Message, TextBlock
 from alloy.providers.base import Completion, Request, ToolSpec, held
 from alloy.result import Result
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from alloy.events import Emitter
     from alloy.loop.channel import Gate
+    from alloy.loop.compactor import Trail
     from alloy.loop.config import Config
     from alloy.loop.conversation import History
     from alloy.loop.toolrun import ToolBatch
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from alloy.providers.budget import Budget
     from alloy.result import Status, StopReason, ToolCall
 
-__all__ = ["Loop", "announce"]
+__all__ = ["Loop"]
 
 LAST_WORDS = 5.0  # seconds that middleware has for its session_end
 
@@ -74,7 +75,7 @@ class Loop:
     Attributes:
         budgets: what pays for its requests, and for those of runs inside of its calls.
         desk: its approvals.
-        prefix: what its requests begin with; an agent hands it on to its next run.
+        prefix: what its requests begin with.
         ending: whether it has come to its end, so that nothing can cancel it any more.
         result: how it ended, once it has.
     """
@@ -225,6 +226,14 @@ class Loop:
             if end is not None:
                 return end
         return _End("max_turns")
+
+    def go_on_after(self, trail: Trail | None) -> Trail:
+        """Takes over what an earlier run of the same conversation has left, and gives what to hand on to the next."""
+        if trail is not None:
+            self.prefix, before = trail
+            if before is not None and self._compactor is not None:
+                self._compactor.go_on_after(before)
+        return self.prefix, self._compactor
 
     def resume(self, step: Step) -> None:
         """Begins with the calls of an answer that is there already, and the results that are there."""
@@ -473,26 +482,3 @@ class Loop:
                 interrupted=True,
             )
             self._paused = None
-
-
-def announce(events: Emitter, result: Result, start_seq: int, started: float) -> None:
-    """Tells of a request's end, as its last envelope.
-
-    Args:
-        events: of the request.
-        result: how it ended.
-        start_seq: the number of the envelope that told of its beginning.
-        started: when that was, by ``time.perf_counter()``.
-    """
-    events.emit(
-        "response",
-        status=result.status,
-        text=result.text,
-        stop_reason=result.stop_reason,
-        usage=result.usage.as_dict(),
-        turns=result.turns,
-        tool_calls=len(result.tool_calls),
-        error=result.error and {"type": type(result.error).__name__, "message": str(result.error)},
-        start_event_seq=start_seq,
-        duration_ms=since(started),
-    )

@@ -557,3 +557,19 @@ async def test_requests_of_an_agent_begin_alike_and_it_is_told_when_they_do_not(
         await agent.set_model(Scripted(["Five."], model="other"))
         await agent.chat("4")
         assert told == [["messages"], ["model"]]
+
+
+async def test_p10_a_request_of_an_agent_looks_at_what_is_new_however_long_its_history_is(monkeypatch):
+    looked = []
+    size = compactor._size
+    monkeypatch.setattr(compactor, "_size", lambda message: looked.append(message) or size(message))
+
+    async with alloy.Agent(provider=Scripted(["Yes."] * 30), max_retries=0) as agent:
+        seen = []
+        for turn in range(30):
+            await agent.chat(f"Number {turn}.")
+            seen.append(len(looked))
+            looked.clear()
+
+    assert max(seen) <= 2
+    assert len(agent.messages) == 60
