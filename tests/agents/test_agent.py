@@ -25,6 +25,7 @@ from alloy.errors import (
     UnknownRequestError,
     WrongEventLoopError,
 )
+from alloy.loop import compactor
 from alloy.sessions import MemoryStore
 from alloy.testing import Scripted, calls, hangs
 
