@@ -98,11 +98,9 @@ def mcp(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """What Alloy costs: streaming, or after ``--`` the name of another module in tests/benchmarks, and its arguments."""
+    """What Alloy costs, all of it or what is named after ``--``; takes the arguments of ``python -m tests.benchmarks``."""
     install(session)
-    name, *words = session.posargs or ["run"]
-    module, words = ("run", [name, *words]) if name.startswith("-") else (name, words)
-    session.run("python", "-m", f"tests.benchmarks.{module}", *words)
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
 
 
 def install(session: nox.Session, *groups: str) -> None:
