@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 from alloy.errors import InvalidOptionError
 from alloy.providers.adapter import Adapter, CommonSettings
@@ -37,6 +37,9 @@ class ChatSettings(CommonSettings, total=False):
         parallel_tool_calls: whether one answer may call several tools.
         server_tools: tools that the vendor runs, as the API has them, where it has any.
         response_format: the vendor's object, such as ``{"type": "json_object"}``; else `response_schema`.
+        prompt_cache_key: what requests with the same beginning have in common; by default a digest of how the conversation
+            began, at OpenAI and Mistral themselves. None for none.
+        cache: how long Claude's prompts are cached at OpenRouter, ``5m`` (the default) or ``1h``; None for not at all.
     """
 
     stop: Sequence[str]
@@ -44,6 +47,8 @@ class ChatSettings(CommonSettings, total=False):
     parallel_tool_calls: bool
     server_tools: Sequence[Mapping[str, Any]]
     response_format: Mapping[str, Any]
+    prompt_cache_key: str | None
+    cache: Literal["5m", "1h"] | None
 
 
 class ChatCompletions(Adapter):
@@ -96,7 +101,10 @@ class ChatCompletions(Adapter):
         fields = _fields(self._compat, model, settings)
         self._limit = 0 if "audio" in fields else fields.get(self._compat.max_tokens)  # streams hold raw sound only
         self._audio_type = f"audio/{(fields.get('audio') or {}).get('format', 'wav')}"
-        self._encoder = Encoder(self._compat, self.origin, fields)
+        # where a variable says the address, that may be another host
+        host = self._compat if base_url or isinstance(compat, Compat) else compat_for(url)
+        keyed = host.cache_key and "prompt_cache_key" not in settings
+        self._encoder = Encoder(self._compat, self.origin, fields, keyed=keyed)
 
     def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:  # noqa: ARG002  any schema
         """By the API where the host has that, also beside tools if there are any; else by a tool."""
@@ -131,7 +139,7 @@ def _compat(compat: Compat | str | None, base_url: str | None) -> Compat:
 
 
 def _fields(compat: Compat, model: str, settings: ChatSettings) -> dict[str, Any]:
-    fields: dict[str, Any] = {"model": model}
+    fields: dict[str, Any] = {"model": model} | _caching(compat, model, settings)
     for name, value in settings.items():
         match name:
             case "max_tokens":
@@ -144,11 +152,24 @@ def _fields(compat: Compat, model: str, settings: ChatSettings) -> dict[str, Any
                 fields["response_format"] = _format(compat, settings)
             case "server_tools":
                 fields["tools"] = [dict(tool) for tool in settings["server_tools"]]
-            case "extra_body" | "extra_headers":
+            case "cache" | "extra_body" | "extra_headers":
+                pass
+            case "prompt_cache_key" if value is None:
                 pass
             case _:
                 fields[name] = value
     return fields | dict(settings.get("extra_body", {}))
+
+
+def _caching(compat: Compat, model: str, settings: ChatSettings) -> dict[str, Any]:
+    """What has Claude's prompts cached, up to the newest message."""
+    cache, cached = settings.get("cache", "5m"), compat.cache_control and model.startswith("anthropic/")
+    if cache not in (None, "5m", "1h"):
+        raise InvalidOptionError("cache", "'5m', '1h', or None", cache)
+    if not cached and settings.get("cache"):
+        raise InvalidOptionError("cache", "nothing but for Claude at OpenRouter; others cache by themselves", cache)
+    ttl = {} if cache == "5m" else {"ttl": cache}
+    return {"cache_control": {"type": "ephemeral"} | ttl} if cached and cache else {}
 
 
 def _format(compat: Compat, settings: ChatSettings) -> dict[str, Any]:

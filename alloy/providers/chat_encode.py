@@ -22,6 +22,7 @@ from alloy.messages import (
     ToolUseBlock,
     VideoBlock,
 )
+from alloy.providers.cache_key import cache_key
 from alloy.providers.gemini_schema import gemini_schema
 from alloy.providers.options import SchemaMemo, ToolMemo, lesser, tool_options
 from alloy.providers.strict_schema import OPENAI, answer_format, strict_schema
@@ -68,12 +69,14 @@ class Encoder:
         compat: what its host wants otherwise.
         origin: the provider's own; a message of another origin loses what only its own can read.
         settings: fields of every request, such as the model.
+        keyed: whether requests say which conversation they belong to, for the host's cache.
     """
 
-    def __init__(self, compat: Compat, origin: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, compat: Compat, origin: str, settings: Mapping[str, Any], *, keyed: bool = False) -> None:
         self._compat = compat
         self._origin = origin
         self._settings = settings
+        self._keyed = keyed and "prompt_cache_key" not in settings
         self._tools = ToolMemo(lambda tool: _tool(tool, compat))
         self._format = SchemaMemo(lambda schema: {"type": "json_schema", "json_schema": answer_format(schema)})
         self._memo: Memo[tuple[_Sent, ...]] = Memo(self._message, size=lambda sent: sum(len(one.json) for one in sent))
@@ -103,6 +106,8 @@ class Encoder:
             fields["stream"] = True
             if self._compat.stream_usage:
                 fields["stream_options"] = {"include_usage": True}
+        if self._keyed:
+            fields["prompt_cache_key"] = cache_key(request)
         turns = self._turns(request.messages)
         sent: list[bytes | bytearray] = [turns.held.json] if turns.held else []
         if request.system and request.system.strip():

@@ -43,6 +43,8 @@ class Compat:
         response_schema: whether it takes a JSON schema for the answer.
         schema_beside_tools: whether it takes one in a request with tools, and still lets the model call them.
         references: whether it takes schemas of tools with references; if not, they are put in place.
+        cache_key: whether it takes ``prompt_cache_key``.
+        cache_control: whether it has Claude's prompts cached where a request says ``cache_control``.
         limits_per_model: whether each model has rate limits of its own; if not, all of an account's share them.
     """
 
@@ -66,6 +68,8 @@ class Compat:
     response_schema: bool = True
     schema_beside_tools: bool = True
     references: bool = True
+    cache_key: bool = False
+    cache_control: bool = False
     limits_per_model: bool = True
 
 
@@ -81,6 +85,7 @@ _HOSTS = (
         url_variable="OPENAI_BASE_URL",
         max_tokens="max_completion_tokens",
         call_ids="at_most_40",
+        cache_key=True,
     ),
     Compat(
         name="azure",
@@ -100,6 +105,7 @@ _HOSTS = (
         effort="reasoning",
         annotations=True,
         video=True,
+        cache_control=True,  # https://openrouter.ai/docs/guides/best-practices/prompt-caching
     ),
     Compat(
         name="deepseek",
@@ -138,6 +144,7 @@ _HOSTS = (
         call_ids="alphanumeric_9",
         assistant_after_tool=True,
         schema_beside_tools=False,  # it was seen to write its calls into the JSON
+        cache_key=True,  # https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching
     ),
     Compat(
         name="groq",

@@ -53,6 +53,9 @@ _COUNT = CountEndpoint(
 )
 """OpenAI's API reference, "Get input token counts"."""
 
+_KEYED = ("openai", "xai")
+"""Who takes a ``prompt_cache_key``; other hosts refuse fields that they don't know."""
+
 # Models that take no JSON schema for their answers, and those among them that call no tools either.
 # https://developers.openai.com/api/docs/guides/structured-outputs
 _NO_SCHEMA = re.compile(r"(?:^|[/:])(?:gpt-3|gpt-4(?:-|$)|gpt-4o-2024-05-13)")
@@ -71,7 +74,8 @@ class OpenAISettings(CommonSettings, total=False):
         server_tools: tools that the vendor runs, as the API has them, such as ``{"type": "web_search"}``.
         include: what else the answer should hold, such as ``web_search_call.action.sources``.
         store: whether the vendor keeps the answer; by default it doesn't.
-        prompt_cache_key: what requests with the same beginning have in common.
+        prompt_cache_key: what requests with the same beginning have in common; by default a digest of how the conversation
+            began, at OpenAI and xAI themselves. None for none.
         prompt_cache_options: the API's object, such as ``{"mode": "explicit", "ttl": "30m"}``.
         service_tier: such as ``flex`` or ``priority``.
         metadata: texts that the vendor keeps with the answer.
@@ -83,7 +87,7 @@ class OpenAISettings(CommonSettings, total=False):
     server_tools: Sequence[Mapping[str, Any]]
     include: Sequence[str]
     store: bool
-    prompt_cache_key: str
+    prompt_cache_key: str | None
     prompt_cache_options: Mapping[str, Any]
     service_tier: str
     metadata: Mapping[str, str]
@@ -136,7 +140,8 @@ class OpenAI(Adapter):
         reasons = not _NO_REASONING.search(model)
         fields = _fields(model, settings, reasons=reasons)
         self._limit = fields.get("max_output_tokens")
-        self._encoder = Encoder(self.origin, fields, self._VENDOR, reasons=reasons)
+        keyed = compat_for(url).name in _KEYED and "prompt_cache_key" not in settings
+        self._encoder = Encoder(self.origin, fields, self._VENDOR, reasons=reasons, keyed=keyed)
 
     def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:  # noqa: ARG002  any schema, with tools or without
         """By the API; old models by a tool, or in words."""
@@ -153,6 +158,10 @@ class OpenAI(Adapter):
         return _COUNT if self._VENDOR == "openai" else None
 
 
+_WORDED = ("effort", "extra_body", "extra_headers", "include", "response_schema", "server_tools")
+"""Settings that aren't fields of the body as they are."""
+
+
 def _by_model(model: str) -> StructuredOutput:
     return "prompt" if _NEITHER.search(model) else "tool" if _NO_SCHEMA.search(model) else "native"
 
@@ -160,7 +169,7 @@ def _by_model(model: str) -> StructuredOutput:
 def _fields(model: str, settings: OpenAISettings, *, reasons: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {"model": model, "store": False}
     for name, value in settings.items():
-        if name not in ("effort", "extra_body", "extra_headers", "include", "response_schema", "server_tools"):
+        if name not in _WORDED and not (name == "prompt_cache_key" and value is None):
             fields["max_output_tokens" if name == "max_tokens" else name] = value
     if "effort" in settings:
         fields["reasoning"] = _with(settings, "reasoning", "effort", settings["effort"])

@@ -23,6 +23,7 @@ from alloy.messages import (
     ToolUseBlock,
     VideoBlock,
 )
+from alloy.providers.cache_key import cache_key
 from alloy.providers.openai_items import CLIENT_CALLS
 from alloy.providers.options import SchemaMemo, ToolMemo, lesser, named_tool, tool_options
 from alloy.providers.strict_schema import OPENAI, answer_format, strict_schema
@@ -75,14 +76,16 @@ class Encoder:
         settings: fields of every request, such as the model.
         vendor: the key of a tool's options for this vendor alone.
         reasons: whether the model takes reasoning items.
+        keyed: whether requests say which conversation they belong to, for the vendor's cache.
     """
 
-    def __init__(self, origin: str, settings: Mapping[str, Any], vendor: str, *, reasons: bool) -> None:
+    def __init__(self, origin: str, settings: Mapping[str, Any], vendor: str, *, reasons: bool, keyed: bool) -> None:
         self._origin = origin
         self._settings = settings
         self._tools = ToolMemo(lambda tool: _tool(tool, vendor))
         self._format = SchemaMemo(lambda schema: {"type": "json_schema"} | answer_format(schema))
         self._reasons = reasons
+        self._keyed = keyed and "prompt_cache_key" not in settings
         self._stored = bool(settings.get("store"))
         self._memo: Memo[tuple[_Sent, ...]] = Memo(self._message, size=lambda sent: sum(len(one.json) for one in sent))
         self._items = Growing(_Items, self._add, size=lambda items: len(items.done))
@@ -121,6 +124,8 @@ class Encoder:
             fields["text"] = {**fields.get("text", {}), "format": self._format(request.response_schema)}
         if request.system and request.system.strip():
             fields["instructions"] = request.system
+        if self._keyed:
+            fields["prompt_cache_key"] = cache_key(request)
         if request.max_tokens is not None:
             fields["max_output_tokens"] = lesser(fields.get("max_output_tokens"), request.max_tokens)
         if request.stream:

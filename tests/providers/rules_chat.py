@@ -12,6 +12,7 @@ _FIELDS = {
     "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "stream", "stream_options", "max_tokens",
     "max_completion_tokens", "temperature", "top_p", "stop", "seed", "reasoning_effort", "reasoning", "response_format",
 }  # fmt: skip
+_CACHING = {"openai": {"prompt_cache_key"}, "mistral": {"prompt_cache_key"}, "openrouter": {"cache_control"}}
 _KEYS = {
     "system": {"role", "content"},
     "user": {"role", "content"},
@@ -41,7 +42,8 @@ _PARTS = {
 
 def check(body, host):
     """Checks a whole request body as `host` would; any breach is an AssertionError."""
-    assert body.keys() <= _FIELDS
+    assert body.keys() <= _FIELDS | _CACHING.get(host, set())
+    assert len(body.get("prompt_cache_key", "")) <= 64
     assert body.get("stream", True) is True
     assert "stream_options" not in body or host != "mistral"
     assert body.get("tools", True), "[] is too short - 'tools'"
