@@ -67,7 +67,7 @@ class History:
         for message in step:
             if message.content:
                 self.messages.append(message)
-                self._ids.update(call.id for call in message.tool_uses)
+                self._ids.update([call.id for call in message.tool_uses])
 
     def replace(self, messages: Sequence[Message]) -> None:
         """Goes on with another history, checked already."""

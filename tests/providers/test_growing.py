@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from alloy._memo import Growing
 from alloy.messages import Message, TextBlock, ToolResultBlock, ToolUseBlock
 from alloy.providers import Anthropic, ChatCompletions, Gemini, OpenAI
 from alloy.providers.base import Request
@@ -66,3 +67,39 @@ def test_the_system_prompt_and_a_conversation_of_one_message_change_freely(make)
     for system in ("Be brief.", None, "Be long."):
         for end in (3, 1):
             assert body(adapter, messages[:end], system) == body(make(), messages[:end], system)
+
+
+def test_what_was_used_least_recently_is_forgotten_when_it_gets_too_much():
+    looked = []
+
+    def add(made, message):
+        looked.append(message.text)
+        made.append(message)
+
+    growing = Growing(list, add, size=len, limit=3)
+    first, second = [said("user", "a"), said("assistant", "b")], [said("user", "c"), said("assistant", "d")]
+    for conversation in (first[:1], second[:1], first, second):
+        growing(conversation)
+    assert looked == ["a", "c", "b", "d"]
+
+    growing(second)
+    growing(first)
+
+    assert looked == ["a", "c", "b", "d", "a", "b"]
+
+
+def test_an_error_leaves_nothing_half_done():
+    broken = [True]
+
+    def add(made, message):
+        made.append(message.text)
+        if broken[0]:
+            raise ValueError(message.text)
+
+    growing = Growing(list, add, size=len)
+    messages = [said("user", "a"), said("assistant", "b")]
+    with pytest.raises(ValueError, match="a"):
+        growing(messages)
+    broken[0] = False
+
+    assert growing(messages) == ["a", "b"]
