@@ -51,8 +51,10 @@ _LARGE = 16 * 1024
 """How much of a body is given at a time, in bytes: making items of it takes a millisecond, in which nobody else has a turn."""
 
 _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
+_PATH = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*"
+_QUERY = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*"
 _PLAIN_URL = re.compile(
-    r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?(?:/(?!\.)[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*(?:\?[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*)?"
+    rf"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:/(?!\.){_PATH})*(?:\?{_QUERY})?"
 )
 """An address that is sent as it is written, without escapes, dots to follow, or names in other scripts."""
 
@@ -427,7 +429,8 @@ class Endpoint:
                 secure = parts.scheme == "https"
                 way.server = Server(parts.hostname or "", parts.port or (443 if secure else 80), secure)
                 target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-                way.head = request_head(parts.netloc, target, self._sent_headers(stream=stream))
+                host = parts.netloc.removesuffix(":443" if secure else ":80")
+                way.head = request_head(host, target, self._sent_headers(stream=stream))
         return way
 
     def _sent_headers(self, *, stream: bool) -> dict[str, str]:

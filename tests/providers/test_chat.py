@@ -9,6 +9,7 @@ import re
 
 import pytest
 
+from alloy._memo import Memo
 from alloy.errors import InvalidOptionError, MissingKeyError, ProviderError, UnknownOptionError, UnknownProviderError
 from alloy.history import check_history
 from alloy.messages import (
@@ -28,7 +29,6 @@ from alloy.providers.base import Provider, Request, ToolCallDelta, ToolSpec
 from alloy.providers.chat import ChatCompletions
 from alloy.providers.chat_decode import usage_of
 from alloy.providers.compat import HOSTS, UNKNOWN_HOST, compat_for
-from alloy._memo import Memo
 from alloy.providers.sse import ServerEvent
 
 URL = "http://somewhere.test/v1"
