@@ -462,6 +462,9 @@ def test_pictures_in_an_answer_are_kept():
         ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, "completion_tokens_details": {"reasoning_tokens": 9}}, (10, 0, 0, 5, 5)),
         ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 115, "cache_read_input_tokens": 100}, (10, 100, 0, 5, 0)),
         ({"prompt_tokens": 10, "completion_tokens": 5, "cache_read_input_tokens": 100}, (10, 100, 0, 5, 0)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 6}, (6, 4, 0, 5, 0)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, "cached_tokens": 4}, (6, 4, 0, 5, 0)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, "num_cached_tokens": 4}, (6, 4, 0, 5, 0)),
         ({"prompt_tokens": None, "completion_tokens": "x", "prompt_tokens_details": None}, (0, 0, 0, 0, 0)),
     ],
 )  # fmt: skip

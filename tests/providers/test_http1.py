@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alloy.errors import ProviderError
+from alloy.providers.http import _PLAIN_URL
 from alloy.providers.http1 import MAX_HEAD, ResponseParser, request_head
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -294,3 +295,10 @@ def test_noise_is_refused_or_an_answer_but_never_anything_else(noise, step):
             for at in range(0, len(data), step):
                 parser.feed(data[at : at + step])
             parser.end()
+
+
+@pytest.mark.parametrize("part", ["?", "/", "?a=", "/a/", "."])
+def test_p7_a_long_address_is_looked_at_in_one_pass(part):
+    """Nothing here may take exponentially long, or the test's own time is up."""
+    assert _PLAIN_URL.fullmatch(f"http://host{part}{'a' * 20_000} ") is None
+    assert _PLAIN_URL.fullmatch(f"http://host/?{part * 5_000} ") is None
