@@ -14,6 +14,7 @@ from alloy.providers.anthropic_encode import Encoder, answer_format
 from alloy.providers.counting import CountEndpoint, only
 from alloy.providers.governor import LEARNED
 from alloy.providers.http import READ_TIMEOUT, Secret
+from alloy.providers.keys import checked_url
 from alloy.providers.options import named_tool
 from alloy.providers.strict_schema import ANTHROPIC, optional_properties, strict_schema
 
@@ -170,7 +171,7 @@ class Anthropic(Adapter):
 
 def _key(api_key: str | None, url: str) -> Secret | None:
     """The key; the variable that belongs to Anthropic is sent to nobody else."""
-    host = urlsplit(url).hostname or ""
+    host = urlsplit(checked_url(url)).hostname or ""
     vendor = host == "anthropic.com" or host.endswith(".anthropic.com")
     given = api_key or (os.environ.get(KEY_VARIABLE) if vendor or url == os.environ.get(URL_VARIABLE) else None)
     if given and given.strip():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from alloy.errors import MissingKeyError
-from alloy.providers.keys import Secret
+from alloy.providers.keys import Secret, checked_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -198,8 +198,12 @@ HOSTS: Mapping[str, Compat] = {compat.name: compat for compat in _HOSTS}
 
 
 def compat_for(base_url: str) -> Compat:
-    """The host that a base URL belongs to, or `UNKNOWN_HOST`."""
-    parts = urlsplit(base_url)
+    """The host that a base URL belongs to, or `UNKNOWN_HOST`.
+
+    Raises:
+        InvalidOptionError: the address is none.
+    """
+    parts = urlsplit(checked_url(base_url))
     host = (parts.hostname or "").lower()
     for compat in _HOSTS:
         if any(host == domain or host.endswith("." + domain) for domain in compat.domains):

@@ -15,6 +15,7 @@ from alloy.providers.gemini_decode import GeminiDecoder
 from alloy.providers.gemini_encode import Encoder, answer_format, is_old, over
 from alloy.providers.governor import LEARNED
 from alloy.providers.http import READ_TIMEOUT, Secret
+from alloy.providers.keys import checked_url
 from alloy.providers.options import named_tool
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _key(api_key: str | None, url: str, headers: Mapping[str, str]) -> Secret | 
     """The key; one from the environment is Google's, and never sent to anybody else."""
     if api_key and api_key.strip():
         return Secret(api_key)
-    host = urlsplit(url).hostname or ""
+    host = urlsplit(checked_url(url)).hostname or ""
     if not host.endswith(".googleapis.com") or "authorization" in map(str.lower, headers):
         return None
     key = next((key for name in KEY_VARIABLES if (key := os.environ.get(name)) and key.strip()), None)

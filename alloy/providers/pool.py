@@ -204,6 +204,9 @@ class Pool:
         except OSError as error:
             said = f"the connection failed ({_said(error)})"
             raise ProviderError(said, kind="network", usage=Usage()) from None
+        except UnicodeError:  # a label of the name is empty, or has more than 63 characters
+            said = f"the connection failed (no server can be called {server.host[:80]!r})"
+            raise ProviderError(said, kind="invalid_request", usage=Usage()) from None
 
     async def _certificates(self) -> ssl.SSLContext:
         if _tls is not None:

@@ -13,7 +13,7 @@ from anyio.abc import SocketAttribute
 
 from alloy.errors import InvalidOptionError, ProviderError
 from alloy.messages import as_user_message
-from alloy.providers import http
+from alloy.providers import Anthropic, Gemini, OpenAI, http
 from alloy.providers.base import Completion, Request, TextDelta
 from alloy.providers.chat import ChatCompletions
 from alloy.providers.http import Endpoint, Secret, lease_client, origin, scrub
@@ -425,6 +425,15 @@ async def test_an_answer_without_end_is_given_up():
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(InvalidOptionError, match="base_url"):
         Endpoint(url, provider="p", model="m", headers={})
+
+
+@pytest.mark.parametrize("provider", [Anthropic, ChatCompletions, Gemini, OpenAI])
+@pytest.mark.parametrize("url", ["http://[::g]/v1", "http://[1.2.3.4]/v1", "http://127.0.0.1:99999/v1", "http://a:0"])
+def test_every_adapter_refuses_what_is_no_address(provider, url):
+    with pytest.raises(InvalidOptionError, match="base_url"):
+        provider("m", KEY, url)
+    with pytest.raises(InvalidOptionError, match="base_url"):
+        provider("m", None, url)
 
 
 def test_a_password_in_the_address_is_refused_and_not_shown():

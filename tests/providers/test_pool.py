@@ -241,6 +241,15 @@ async def test_who_was_never_reached_has_taken_nothing():
     assert caught.value.usage.total_tokens == 0
 
 
+@pytest.mark.parametrize("host", ["a..test", f"{'a' * 64}.test"])
+async def test_a_name_that_nobody_can_have_is_said_to_be_one(host):
+    async with pooling() as connections:
+        with pytest.raises(ProviderError, match="no server can be called") as caught:
+            await asked(connections, Server(host, 80, secure=False))
+
+    assert (caught.value.kind, caught.value.usage.total_tokens) == ("invalid_request", 0)
+
+
 # --- Time ------------------------------------------------------------------------------------------------------------
 
 SHORT = Patience(0.05, 0.05, 5.0)
