@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from typing import TYPE_CHECKING, Self
-from weakref import WeakSet
+from weakref import ref
 
 from alloy.errors import InvalidOptionError
 
@@ -37,7 +37,7 @@ _VALUES = re.compile(
 _LONG = re.compile(r"(?=\S*[a-z])(?=\S*[A-Z])(?=\S*\d)[\w+=-]{32,}")
 
 _lock = threading.Lock()
-_in_use: WeakSet[Secret] = WeakSet()
+_in_use: set[ref[Secret]] = set()  # a WeakSet has to be asked for its length in Python
 
 
 class Secret:
@@ -59,7 +59,7 @@ class Secret:
         if not (self._value.isascii() and self._value.isprintable()):
             raise InvalidOptionError("api_key", "printable ASCII characters", object())
         with _lock:
-            _in_use.add(self)
+            _in_use.add(ref(self, _in_use.discard))
 
     @classmethod
     def of_header(cls, header: str) -> Self:
@@ -83,7 +83,7 @@ class Secret:
 def keys_in_use() -> frozenset[str]:
     """The keys that this process holds at the moment, but for placeholders."""
     with _lock:
-        held = list(_in_use)
+        held = [secret for one in list(_in_use) if (secret := one()) is not None]
     return frozenset(value for secret in held if len(value := secret.reveal()) >= SHORTEST)
 
 
@@ -96,7 +96,7 @@ def looks_secret(name: str, value: str) -> bool:
 
 def without_keys(text: str) -> str:
     """`text` without the keys in use, as far as they are so long and random that nothing else is meant."""
-    if not len(_in_use):
+    if not _in_use:
         return text
     for key in keys_in_use():
         if key in text and _is_random(key):

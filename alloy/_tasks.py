@@ -23,6 +23,7 @@ __all__ = [
     "background",
     "call_soon",
     "cancelled_alone",
+    "deadline_scope",
     "ending_alone",
     "last_words",
     "run_in_thread",
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 _abandoned: set[threading.Thread] = set()
 _cancellations: WeakSet[asyncio.CancelledError] = WeakSet()
+_scope_class: type[anyio.CancelScope] | None = None
 
 
 class _Call:
@@ -219,6 +221,17 @@ def was_cancelled(error: BaseException) -> bool:
         return False
     task = asyncio.current_task()
     return error in _cancellations or (task is not None and task.cancelling() > 0)
+
+
+def deadline_scope(deadline: float) -> anyio.CancelScope:
+    """A cancel scope with a deadline by the event loop's clock.
+
+    ``anyio.CancelScope(...)`` looks for the event loop's library each time, and then makes the scope twice.
+    """
+    global _scope_class  # noqa: PLW0603  it can be asked for only while an event loop runs
+    if _scope_class is None:
+        _scope_class = type(anyio.CancelScope())
+    return _scope_class(deadline=deadline)
 
 
 async def last_words(function: Callable[[], Awaitable[T]], *, within: float) -> T | None:

@@ -198,10 +198,13 @@ def _append(repaired: list[Message], message: Message) -> None:
 
 
 def _kept(message: Message) -> tuple[Block, ...]:
+    belonging = _BELONGS[message.role]
     return tuple(
-        block
-        for block in message.content
-        if isinstance(block, _BELONGS[message.role]) and not (isinstance(block, TextBlock) and not block.text.strip())
+        [
+            block
+            for block in message.content
+            if isinstance(block, belonging) and not (isinstance(block, TextBlock) and not block.text.strip())
+        ]
     )
 
 

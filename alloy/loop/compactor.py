@@ -204,15 +204,15 @@ def _size(message: Message) -> int:
     """How much a message has, about in characters; a look, not more."""
     size = 20
     for block in message.content:
-        match block:
-            case TextBlock():
-                size += len(block.text)
-            case ToolUseBlock():
-                size += len(block.name) + len(repr(block.input))
-            case ToolResultBlock():
-                size += sum(len(part.text) if isinstance(part, TextBlock) else OF_MEDIA for part in block.content)
-            case ThinkingBlock():
-                size += len(block.text) + len(block.signature or "")
-            case _:
-                size += OF_MEDIA
+        if isinstance(block, TextBlock):
+            size += len(block.text)
+        elif isinstance(block, ToolResultBlock):
+            for part in block.content:
+                size += len(part.text) if isinstance(part, TextBlock) else OF_MEDIA
+        elif isinstance(block, ToolUseBlock):
+            size += len(block.name) + len(repr(block.input))
+        elif isinstance(block, ThinkingBlock):
+            size += len(block.text) + len(block.signature or "")
+        else:
+            size += OF_MEDIA
     return size

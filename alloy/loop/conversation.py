@@ -67,7 +67,8 @@ class History:
         for message in step:
             if message.content:
                 self.messages.append(message)
-                self._ids.update([call.id for call in message.tool_uses])
+                if message.role == "assistant":
+                    self._ids.update([call.id for call in message.tool_uses])
 
     def replace(self, messages: Sequence[Message]) -> None:
         """Goes on with another history, checked already."""

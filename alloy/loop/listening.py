@@ -99,7 +99,7 @@ class Listener:
 
     def _count(self, turn: Turn, usage: Usage | None) -> None:
         if usage is not None:
-            turn.usage += usage
+            turn.spend(usage)
             self._spend(usage)
 
     def _hear(self, turn: Turn, item: ProviderItem) -> None:
@@ -120,7 +120,7 @@ class Listener:
                     self._events.emit("text_delta", text=item.message.text)
             case Retry(error=error):
                 if error.usage is not None:
-                    turn.usage += error.usage
+                    turn.spend(error.usage)
                 self._tell(item)
             case RateLimitWait():
                 self._tell(item)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import threading
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
 from alloy._secrets import without_keys
-from alloy._tasks import call_soon, ending_alone, task_group, was_cancelled
+from alloy._tasks import deadline_scope, ending_alone, task_group, was_cancelled
 from alloy.errors import ToolError
 from alloy.history import UNKNOWN_OUTCOME
 from alloy.loop.desk import Foresees
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from alloy.events import Emitter
     from alloy.loop.channel import Gate
     from alloy.loop.config import Config
-    from alloy.loop.desk import Desk
+    from alloy.loop.desk import Desk, Keeper
     from alloy.loop.middleware import Hooks, RunContext
     from alloy.usage import Usage
 
@@ -96,9 +94,9 @@ class ToolBatch:
     def go_on_from(self, records: Sequence[ToolCall | None], begun: Sequence[bool]) -> None:
         """Takes over what was done before; what was begun then, and has no outcome, isn't executed again."""
         self._records, self._begun = list(records), list(begun)
-        for index, call in enumerate(self.calls):
+        for index in range(len(self.calls)):
             if self._begun[index] and self._records[index] is None:
-                self._finish(index, call, ToolOutput(UNKNOWN_OUTCOME, is_error=True), self._start(call))
+                self.answer(index, ToolOutput(UNKNOWN_OUTCOME, is_error=True))
 
     def succeeded(self, name: str) -> bool:
         """Whether a call of this tool was executed without an error."""
@@ -110,7 +108,7 @@ class ToolBatch:
 
     def answer(self, index: int, output: ToolOutput) -> None:
         """Gives a call its outcome; it isn't executed."""
-        self._finish(index, self.calls[index], output, self._start(self.calls[index]))
+        self._finish(index, output, CallSeat(self._runner, self.calls[index]))
 
     def refuse(self, reason: str) -> None:
         """Answers every call with an error, and executes none."""
@@ -188,11 +186,18 @@ class ToolBatch:
         hooks, context = self._runner.hooks, self._runner.context
         try:
             call: ToolUseBlock | Blocked = self.calls[index]
-            call = await hooks.thread("before_tool_call", call, (ToolUseBlock, Blocked), context)
+            if hooks.has("before_tool_call"):
+                call = await hooks.thread("before_tool_call", call, (ToolUseBlock, Blocked), context)
             if isinstance(call, Blocked):
                 await self._execute(index, self.calls[index], f"Not executed: {call.reason}")
+            elif self._limits:
+                async with (
+                    self._limits.get(call.name, _ROOM),
+                    self._limits[""],
+                ):  # beside others of its tool, then beside all
+                    await self._execute(index, call, self._refusal(call))
             else:
-                await self._in_turn(index, call)
+                await self._execute(index, call, self._refusal(call))
             desk = self._runner.desk
             desk.withdraw([self.calls[index]])
             if desk.keeper is not None and desk.keeper.active and desk.waiting():
@@ -200,20 +205,9 @@ class ToolBatch:
         except Exception as error:  # noqa: BLE001  raised by execute() when the neighbours have ended
             self._failure = self._failure or error
 
-    async def _in_turn(self, index: int, call: ToolUseBlock) -> None:
-        """Executes a call when there is room for it: first beside others of its tool, then beside all."""
-        if not self._limits:
-            await self._execute(index, call, self._refusal(call))
-            return
-        async with self._limits.get(call.name, _ROOM), self._limits[""]:
-            await self._execute(index, call, self._refusal(call))
-
-    async def _begin(self, index: int) -> bool:
-        """Notes that a call is begun; False if that has to be saved, and couldn't be."""
+    async def _begin(self, index: int, keeper: Keeper) -> bool:
+        """Saves that a call is begun; False if that can't be."""
         self._begun[index] = True
-        keeper = self._runner.desk.keeper
-        if keeper is None or not keeper.active:
-            return True
         kept = False
         try:
             kept = await keeper.keep()
@@ -230,33 +224,36 @@ class ToolBatch:
         return None
 
     async def _execute(self, index: int, call: ToolUseBlock, refusal: str | None) -> None:
-        start = self._start(call)
+        runner = self._runner
+        seat = CallSeat(runner, call)
         output: ToolOutput | None = None
         try:
-            if refusal is None and not await self._begin(index):
-                refusal = NOT_SAVED
+            if refusal is None and (keeper := runner.desk.keeper) is not None and keeper.active:
+                refusal = None if await self._begin(index, keeper) else NOT_SAVED
             if refusal is not None:
                 output = ToolOutput(refusal, is_error=True)
             else:
-                output = await self._attempt(call, start)
-                output = await self._runner.hooks.thread_output(call, output, self._runner.context)
-                if call.input != self.calls[index].input and call.input == self._runner.desk.changed.get(call.id):
+                self._begun[index] = True
+                output = await self._attempt(seat)
+                if runner.hooks.has("after_tool_execution"):
+                    output = await runner.hooks.thread_output(call, output, runner.context)
+                if call.input != self.calls[index].input and call.input == runner.desk.changed.get(call.id):
                     said = CHANGED.format(arguments=json_text(call.input))
                     output = dataclasses.replace(output, text=f"{said}\n{output.text}")
         finally:
             if output is None:
-                self._runner.events.emit("tool_end", **start.ended(), text="", is_error=True, error="cancelled")
+                seat.end("", is_error=True, error="cancelled")
             else:
-                self._finish(index, call, output, start)
+                self._finish(index, output, seat)
 
-    async def _attempt(self, call: ToolUseBlock, start: _Start) -> ToolOutput:
-        tool = self._runner.tools[call.name]
+    async def _attempt(self, seat: CallSeat) -> ToolOutput:
+        tool = self._runner.tools[seat.call.name]
         limit = tool.timeout or self._runner.config.tool_timeout
         try:
             deadline = asyncio.get_running_loop().time() + limit + tool.grace  # anyio would look for the loop twice
-            with anyio.CancelScope(deadline=deadline) as scope:
-                context = self._context(call, start, limit, CallSeat(self._runner, call, scope))
-                output = ToolOutput.of(await tool.execute(call.input, context))
+            with deadline_scope(deadline) as scope:
+                seat.scope = scope
+                output = ToolOutput.of(await tool.execute(seat.call.input, self._context(seat, limit)))
             if scope.cancelled_caught:
                 output = ToolOutput(
                     f"Timed out after {limit:g} seconds. It may or may not have taken effect.", is_error=True
@@ -268,36 +265,31 @@ class ToolBatch:
                 raise
             output = ToolOutput(_failure_text(error), is_error=True)
         finally:
-            start.over = True
+            seat.over = True
         return output
 
-    def _context(self, call: ToolUseBlock, start: _Start, limit: float, seat: CallSeat) -> ToolContext:
-        events = self._runner.events
+    def _context(self, seat: CallSeat, limit: float) -> ToolContext:
+        config, events = self._runner.config, self._runner.events
         return ToolContext(
-            call_id=call.id,
-            tool_name=call.name,
+            call_id=seat.call.id,
+            tool_name=seat.call.name,
             correlation_id=events.correlation_id,
             turn=events.turn,
-            working_directory=self._runner.config.working_directory,
-            context=self._runner.config.context,
-            report=_Report(events, start),
-            allowed_paths=self._runner.config.allowed_paths,
+            working_directory=config.working_directory,
+            context=config.context,
+            report=seat.report,
+            allowed_paths=config.allowed_paths,
             timeout=limit,
             seat=seat,
         )
 
-    def _start(self, call: ToolUseBlock) -> _Start:
-        seq = self._runner.events.emit("tool_start", id=call.id, name=call.name, arguments=call.input)
-        return _Start(call, seq, time.perf_counter())
-
-    def _finish(self, index: int, call: ToolUseBlock, output: ToolOutput, start: _Start) -> None:
-        record = self._record(call, output, start.elapsed_ms())
+    def _finish(self, index: int, output: ToolOutput, seat: CallSeat) -> None:
+        record = self._record(seat.call, output, seat.elapsed_ms())
         self._records[index] = record
         if not self._runner.events.watched:
             return
         text = "".join(block.text for block in record.content if isinstance(block, TextBlock))
-        error = "error" if record.is_error else None
-        self._runner.events.emit("tool_end", **start.ended(), text=text, is_error=record.is_error, error=error)
+        seat.end(text, is_error=record.is_error, error="error" if record.is_error else None)
 
     def _record(self, call: ToolUseBlock, output: ToolOutput, duration_ms: int = 0) -> ToolCall:
         tool = self._runner.tools.get(call.name)
@@ -317,52 +309,6 @@ class ToolBatch:
 
 
 _ROOM: nullcontext[None] = nullcontext()
-
-
-class _Start:
-    """A call that was begun and will be ended."""
-
-    __slots__ = ("_at", "call", "over", "seq")
-
-    def __init__(self, call: ToolUseBlock, seq: int, at: float) -> None:
-        self.call = call
-        self.seq = seq
-        self.over = False
-        self._at = at
-
-    def elapsed_ms(self) -> int:
-        return round((time.perf_counter() - self._at) * 1000)
-
-    def ended(self) -> dict[str, Any]:
-        return {
-            "id": self.call.id,
-            "name": self.call.name,
-            "start_event_seq": self.seq,
-            "duration_ms": self.elapsed_ms(),
-        }
-
-
-class _Report:
-    """Sends a tool's progress, from whatever thread, until the call is over."""
-
-    __slots__ = ("_events", "_loop", "_start", "_thread")
-
-    def __init__(self, events: Emitter, start: _Start) -> None:
-        self._events = events
-        self._start = start
-        self._thread = threading.get_ident()
-        self._loop = asyncio.get_running_loop()
-
-    def __call__(self, text: str) -> None:
-        if threading.get_ident() == self._thread:
-            self._emit(text)
-        else:
-            call_soon(self._loop, self._emit, text)
-
-    def _emit(self, text: str) -> None:
-        if not self._start.over:
-            call = self._start.call
-            self._events.emit("tool_progress", id=call.id, name=call.name, text=without_keys(text), envelope=None)
 
 
 def results_of(records: Sequence[ToolCall]) -> tuple[ToolResultBlock, ...]:

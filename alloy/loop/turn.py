@@ -36,6 +36,10 @@ class Turn:
         self.next_prompt: Message | None = None
         self.usage = _NOTHING
 
+    def spend(self, usage: Usage) -> None:
+        """Counts what was paid for."""
+        self.usage = usage if self.usage is _NOTHING else self.usage + usage
+
     def take(self, message: Message, runner: ToolRunner) -> None:
         """Takes an answer, whole, and the calls in it."""
         self.message = message

@@ -53,6 +53,10 @@ LAST_WORDS = 5.0  # seconds that middleware has for its session_end
 _log = logging.getLogger("alloy")
 
 
+def _text(message: Message | None) -> str:
+    return message.text if message is not None else ""
+
+
 @dataclass(frozen=True, slots=True)
 class _End:
     """Why the loop ends."""
@@ -117,7 +121,7 @@ class Loop:
         self._paused: Message | None = None
         self._turn_now: Turn | None = None
         self._step: Step | None = None
-        self._text = ""
+        self._last: Message | None = None
         self._started = (0, 0.0)
         self.ending = False
 
@@ -158,7 +162,7 @@ class Loop:
         result = Result(
             status=end.status,
             output=self._goal.output if end.status == "completed" else None,
-            text=self._text if end.status in ("completed", "max_turns") else "",
+            text=_text(self._last) if end.status in ("completed", "max_turns") else "",
             messages=tuple(self.history.messages),
             usage=self.usage,
             tool_calls=tuple(self._calls),
@@ -297,7 +301,7 @@ class Loop:
 
     def _end_turn(self, turn: Turn) -> None:
         """Puts the whole step into the history and tells of it."""
-        self._text = turn.message.text if turn.message else ""
+        self._last = turn.message
         if turn.batch is not None and turn.message is not None:
             records = turn.batch.records
             self.history.commit(turn.message, Message("user", results_of(records)))
@@ -311,7 +315,7 @@ class Loop:
         self.events.emit(
             "turn_end",
             stop_reason=turn.completion and turn.completion.stop_reason,
-            text=self._text,
+            text=_text(turn.message),
             usage=turn.usage.as_dict(),
             start_event_seq=turn.seq,
             duration_ms=since(turn.at),

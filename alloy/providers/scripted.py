@@ -72,8 +72,6 @@ class Scripted:
         model: which model it says it is.
         structured_output: how it is made to answer by a schema, which is for the script to do.
 
-    Attributes:
-        requests: every request so far, with the messages as they were.
     """
 
     def __init__(
@@ -97,7 +95,8 @@ class Scripted:
         self._model = model
         self._structured_output = structured_output
         self._calls = 0
-        self.requests: list[Request] = []
+        self._asked: list[tuple[Request, tuple[Message, ...]]] = []
+        self._requests: list[Request] = []
 
     @property
     def name(self) -> str:
@@ -109,12 +108,19 @@ class Scripted:
         """Which model it says it is."""
         return self._model
 
+    @property
+    def requests(self) -> list[Request]:
+        """Every request so far, with the messages as they were."""
+        for request, messages in self._asked[len(self._requests) :]:
+            self._requests.append(dataclasses.replace(request, messages=messages))
+        return self._requests
+
     def structured_output(self, schema: Mapping[str, Any], *, tools: bool) -> StructuredOutput:  # noqa: ARG002  a script decides for itself
         """As it was said."""
         return self._structured_output
 
     def __repr__(self) -> str:
-        return f"Scripted({len(self.requests)} of {len(self._lines)} replies given)"
+        return f"Scripted({len(self._asked)} of {len(self._lines)} replies given)"
 
     def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[ProviderItem]]:
         """Gives the next reply of the script.
@@ -144,8 +150,8 @@ class Scripted:
         return tuple(_deltas(reply, calls)) if request.stream else (), reply, completion
 
     def _next(self, request: Request) -> Reply:
-        number = len(self.requests)
-        self.requests.append(dataclasses.replace(request, messages=tuple(request.messages)))
+        number = len(self._asked)
+        self._asked.append((request, tuple(request.messages)))
         if number >= len(self._lines):
             raise ProviderError(
                 f"the script has {len(self._lines)} replies, and this is request {number + 1}",
@@ -164,7 +170,7 @@ class Scripted:
         if call.id:
             return call
         self._calls += 1
-        return dataclasses.replace(call, id=f"call_{self._calls}")
+        return ToolUseBlock(f"call_{self._calls}", call.name, call.input, call.invalid, call.extra)
 
     def _message(self, reply: Reply, calls: tuple[ToolUseBlock, ...]) -> Message:
         content: list[Block] = [*reply.blocks]
@@ -209,7 +215,8 @@ class _Answer(AbstractAsyncContextManager[Any]):
             raise reply.error
         if reply.hangs:
             await anyio.sleep_forever()
-        await asyncio.sleep(0)
+        if self._request.stream:
+            await asyncio.sleep(0)
         return completion
 
 

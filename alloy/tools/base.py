@@ -105,13 +105,11 @@ class ToolOutput:
         text: Any = self.text
         if not isinstance(text, str):
             raise InvalidOptionError("text", "a string; use ToolOutput.of(value) to make text of a value", text)
+        if (safe := encodable(text)) is not text:
+            object.__setattr__(self, "text", safe)
         given: Any = self.media
-        media = (given,) if isinstance(given, MediaBlock) else tuple(given)
-        for block in media:
-            if not isinstance(block, MediaBlock):
-                raise InvalidOptionError("media", "image, audio, video and document blocks", block)
-        object.__setattr__(self, "text", encodable(text))
-        object.__setattr__(self, "media", media)
+        if given != ():
+            object.__setattr__(self, "media", _checked_media(given))
 
     @classmethod
     def of(cls, value: Any) -> ToolOutput:
@@ -142,6 +140,14 @@ class ToolOutput:
                 ]
                 return cls("\n".join(texts), media=tuple(part for part in parts if isinstance(part, MediaBlock)))
         return cls(json_text(value), data=value)
+
+
+def _checked_media(given: Any) -> tuple[MediaBlock, ...]:
+    media = (given,) if isinstance(given, MediaBlock) else tuple(given)
+    for block in media:
+        if not isinstance(block, MediaBlock):
+            raise InvalidOptionError("media", "image, audio, video and document blocks", block)
+    return media
 
 
 def _are_blocks(parts: Sequence[Any]) -> bool:

@@ -44,6 +44,8 @@ def json_text(value: Any) -> str:
 
 def encodable(text: str) -> str:
     """The text as it is, or with U+FFFD for surrogates that have no partner: no API takes those."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:

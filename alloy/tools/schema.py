@@ -81,13 +81,14 @@ class Signature:
             ToolError: the arguments don't fit; one line that says how.
         """
         try:
-            named = self._validator.validate_json(to_json(dict(arguments)))
+            named = self._validator.validate_json(to_json(arguments if type(arguments) is dict else dict(arguments)))
         except ValidationError as error:
             raise ToolError(f"invalid arguments: {self._complaint(error)}") from None
         except PydanticSerializationError:
             raise ToolError("invalid arguments: they hold something that isn't valid JSON text") from None
-        named.update(dict.fromkeys(self._contexts, context))
-        return tuple(named.pop(name) for name in self._positional), named
+        for name in self._contexts:
+            named[name] = context
+        return tuple([named.pop(name) for name in self._positional]), named
 
     def _complaint(self, error: ValidationError) -> str:
         found = error.errors(include_url=False, include_context=False, include_input=False)
