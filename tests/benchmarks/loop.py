@@ -37,22 +37,21 @@ async def run_by_alloy(rounds: int) -> None:
     assert (await alloy.run("Go on.", provider=script, tools=[weather], max_turns=rounds + 1)).text == "Done."
 
 
-def answers_by_hand(rounds: int) -> list[dict[str, Any]]:
-    """The same script, as a chat API would say it."""
-    functions = [{"name": "weather", "arguments": json.dumps({"city": f"City {number}"})} for number in range(rounds)]
-    asking = [
-        {"role": "assistant", "tool_calls": [{"id": f"call_{number}", "function": function}]}
-        for number, function in enumerate(functions)
-    ]
-    return [*asking, {"role": "assistant", "content": "Done."}]
+def answer_by_hand(number: int, rounds: int) -> dict[str, Any]:
+    """A line of the same script, as a chat API would say it."""
+    if number == rounds:
+        return {"role": "assistant", "content": "Done."}
+    function = {"name": "weather", "arguments": json.dumps({"city": f"City {number}"})}
+    return {"role": "assistant", "tool_calls": [{"id": f"call_{number}", "function": function}]}
 
 
-async def run_by_hand(answers: list[dict[str, Any]]) -> None:
+async def run_by_hand(rounds: int) -> None:
     """The barest loop: it validates, counts, limits, tells and keeps nothing, and one failure ends it."""
     functions: dict[str, Callable[..., Any]] = {"weather": rain}
     messages: list[dict[str, Any]] = [{"role": "user", "content": "Go on."}]
-    for message in answers:
+    for number in range(rounds + 1):
         await asyncio.sleep(0)
+        message = answer_by_hand(number, rounds)
         messages.append(message)
         for call in message.get("tool_calls", ()):
             arguments = json.loads(call["function"]["arguments"])
@@ -65,7 +64,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     """Measures it."""
     pairs = by_turns(
         partial(seconds, partial(run_by_alloy, ROUNDS), effort.repeat),
-        partial(seconds, partial(run_by_hand, answers_by_hand(ROUNDS)), effort.repeat),
+        partial(seconds, partial(run_by_hand, ROUNDS), effort.repeat),
         effort.pairs,
     )
     yield row("loop", "a turn without a network / the barest loop", pairs, 8)
