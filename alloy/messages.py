@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
+from alloy._quick import quick
 from alloy.errors import HistoryError, HistoryProblem, InvalidOptionError
 from alloy.usage import Usage  # noqa: TC001  pydantic reads the annotations
 
@@ -50,6 +51,7 @@ class _ByType:
 _BY_TYPE = _ByType()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class TextBlock:
     """Text.
@@ -64,6 +66,7 @@ class TextBlock:
     type: Literal["text"] = "text"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ThinkingBlock:
     """The model's reasoning, as far as it is shown.
@@ -80,6 +83,7 @@ class ThinkingBlock:
     type: Literal["thinking"] = "thinking"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolUseBlock:
     """The model asks for a tool to be run.
@@ -157,6 +161,7 @@ ResultContent: TypeAlias = TextBlock | MediaBlock
 """What a tool result can hold."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolResultBlock:
     """What a tool gave back.
@@ -246,6 +251,7 @@ Block: TypeAlias = (
 """Any part of a message."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of one side.

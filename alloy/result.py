@@ -6,6 +6,7 @@ from collections.abc import Mapping  # noqa: TC003  pydantic reads the annotatio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
+from alloy._quick import quick
 from alloy.messages import Message, ResultContent  # noqa: TC001  likewise
 from alloy.usage import Usage
 
@@ -29,6 +30,7 @@ StopReason: TypeAlias = Literal[
 """Why the model stopped writing, in the same words for every provider."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
     """One tool call and its outcome.

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from alloy._quick import quick
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Usage"]
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one or more requests; add two with ``+``.
@@ -55,12 +62,19 @@ class Usage:
         }
 
     def __add__(self, other: Usage) -> Usage:
+        return self.plus((other,))
+
+    def plus(self, others: Sequence[Usage]) -> Usage:
+        """The sum of this and others, in one go."""
+        if not others:
+            return self
+        every = (self, *others)
         return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
-            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
-            server_tool_calls=self.server_tool_calls + other.server_tool_calls,
-            requests=self.requests + other.requests,
+            input_tokens=sum([one.input_tokens for one in every]),
+            cache_read_tokens=sum([one.cache_read_tokens for one in every]),
+            cache_write_tokens=sum([one.cache_write_tokens for one in every]),
+            output_tokens=sum([one.output_tokens for one in every]),
+            reasoning_tokens=sum([one.reasoning_tokens for one in every]),
+            server_tool_calls=sum([one.server_tool_calls for one in every]),
+            requests=sum([one.requests for one in every]),
         )

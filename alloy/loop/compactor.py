@@ -1,4 +1,4 @@
-"""The middleware that makes a history shorter when it gets too long for its model."""
+"""What makes a history shorter when it gets too long for its model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from alloy.errors import ProviderError
 from alloy.loop.asking import build_provider
-from alloy.loop.middleware import Middleware
 from alloy.messages import TextBlock, ThinkingBlock, ToolResultBlock, ToolUseBlock
 
 if TYPE_CHECKING:
@@ -67,8 +66,8 @@ def details_of(compactor: Compactor | None, after: Sequence[Message]) -> dict[st
     return {"methods": compactor.methods, "before_tokens": before_tokens, "after_tokens": after_tokens}
 
 
-class Compactor(Middleware):
-    """The middleware that keeps one run inside its model's window.
+class Compactor:
+    """Keeps one run inside its model's window, after its middleware had a chance to.
 
     Args:
         settings: how.
@@ -130,12 +129,20 @@ class Compactor(Middleware):
     def _overhead(self) -> int:
         return self.counter.overhead(self._system, self._specs)
 
-    # --- hooks -------------------------------------------------------------------------------------------------------
+    def worth_counting(self, messages: Sequence[Message]) -> bool:
+        """Whether there may be too many tokens, or it's time to see: a character is hardly ever more than one."""
+        self._sent = 0
+        size = 0
+        for message in messages[self._looked :]:
+            size += _size(message)
+        self._looked = len(messages)
+        self._unsure += size
+        self._since += size
+        limit = QUIET if self._window is None else self._window - self._settings.reserve(self._window)
+        return self._unsure > limit or self._since > LOOK
 
     async def compact(self, messages: Sequence[Message], run: RunContext) -> Sequence[Message] | None:
-        """Makes a history shorter that is too long."""
-        if not self._worth_counting(messages):
-            return None
+        """A shorter history, if this one is too long, which is counted; ask first whether it is `worth_counting`."""
         await self.counter.messages(messages[self._counted :])  # in a thread, if that's much
         tokens = self._sent = self.counter.history(messages, self._overhead)
         self._counted, self._unsure, self._since = len(messages), tokens, 0
@@ -146,20 +153,10 @@ class Compactor(Middleware):
             return None
         return await self._shortened(messages, tokens, window, run)
 
-    def _worth_counting(self, messages: Sequence[Message]) -> bool:
-        """Whether there may be too many tokens, or it's time to see: a character is hardly ever more than one."""
-        self._sent = 0
-        size = sum(map(_size, messages[self._looked :]))
-        self._looked = len(messages)
-        self._unsure += size
-        self._since += size
-        limit = QUIET if self._window is None else self._window - self._settings.reserve(self._window)
-        return self._unsure > limit or self._since > LOOK
-
-    async def on_context_overflow(
+    async def after_overflow(
         self, error: ProviderError, messages: Sequence[Message], run: RunContext
     ) -> Sequence[Message] | None:
-        """Makes a history shorter that the provider finds too long, whatever we have counted."""
+        """A shorter history, since the provider finds this one too long, whatever we have counted."""
         window = await self._known_window(run)
         counted = self.counter.history(messages, self._overhead)
         self._window = min(window, max(counted * 9 // 10, 1))
@@ -169,7 +166,7 @@ class Compactor(Middleware):
         except ProviderError:
             return None  # the provider's own error says it better
 
-    async def after_completion(self, completion: Completion, run: RunContext) -> None:
+    def learn(self, completion: Completion, run: RunContext) -> None:
         """Learns what a request really had, and notices when a server has left out its beginning."""
         reported, expected = completion.usage.prompt_tokens, max(self._sent, self._reported)
         if reported < LEAST_CUT:

@@ -6,7 +6,8 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -139,16 +140,13 @@ class Config:
     output_type: Any = None
 
     def __init__(self, **options: Unpack[Options]) -> None:
-        for option in options:
+        values: dict[str, Any] = {**_DEFAULTS, "context": {}, "model_metadata_overrides": {}}
+        for option, value in options.items():
             if option not in _CHECKS:
                 raise UnknownOptionError(option, _CHECKS)
-        values: dict[str, Any] = {}
-        for name, default in _DEFAULTS:
-            if name in options:
-                values[name] = _CHECKS[name](name, options[name])  # type: ignore[literal-required]  # one of Options
-            else:
-                values[name] = {} if default is MISSING else default
-        values["working_directory"] = Path(os.path.abspath(values["working_directory"]))  # noqa: PTH100  Path.absolute keeps ".."
+            values[option] = _CHECKS[option](option, value)
+        given = options.get("working_directory")
+        values["working_directory"] = _path(os.getcwd() if given is None else os.path.abspath(given))  # noqa: PTH100, PTH109  Path.absolute keeps ".."
         self.__dict__.update(values)  # in one go, since each run makes one of these
         self._check_together()
 
@@ -182,7 +180,8 @@ class Config:
             )
 
 
-_DEFAULTS = tuple((one.name, one.default) for one in fields(Config))
+_path = lru_cache(64)(Path)
+_DEFAULTS = {one.name: one.default for one in fields(Config)}
 
 
 def _plain(kind: type | tuple[type, ...], expected: str) -> Callable[[str, Any], Any]:

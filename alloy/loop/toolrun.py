@@ -122,10 +122,11 @@ class ToolBatch:
             Exception: what a hook raised, after the calls that ran beside it have ended.
         """
         if len(self.calls) == 1:
-            groups = [[0]] if self._records[0] is None else []
-        else:
-            self._limits = self._room()
-            groups = [*self._groups()]
+            if self._records[0] is None:
+                await self._call(0)
+            return
+        self._limits = self._room()
+        groups = [*self._groups()]
         try:
             if len(groups) > 1 and self._runner.desk.answerable:
                 await self._ask_ahead([self.calls[index] for group in groups for index in group])
@@ -148,10 +149,10 @@ class ToolBatch:
     async def _execute_group(self, group: Sequence[int]) -> None:
         if len(group) == 1:
             await self._call(group[0])
-        else:
-            async with task_group() as tasks:
-                for index in group:
-                    tasks.start_soon(self._call_beside, index)
+            return
+        async with task_group() as tasks:
+            for index in group:
+                tasks.start_soon(self._call_beside, index)
         if self._failure is not None:
             raise self._failure
 
@@ -178,32 +179,29 @@ class ToolBatch:
         return {name: anyio.Semaphore(limit, fast_acquire=True) for name, limit in limits.items()}
 
     async def _call_beside(self, index: int) -> None:
-        with ending_alone:
-            await self._call(index)
-
-    async def _call(self, index: int) -> None:
-        """One call from its hooks to its record; what hooks raise is kept for the batch."""
-        hooks, context = self._runner.hooks, self._runner.context
+        """One call among others, which go on when a hook raises; that is kept until they have ended."""
         try:
-            call: ToolUseBlock | Blocked = self.calls[index]
-            if hooks.has("before_tool_call"):
-                call = await hooks.thread("before_tool_call", call, (ToolUseBlock, Blocked), context)
-            if isinstance(call, Blocked):
-                await self._execute(index, self.calls[index], f"Not executed: {call.reason}")
-            elif self._limits:
-                async with (
-                    self._limits.get(call.name, _ROOM),
-                    self._limits[""],
-                ):  # beside others of its tool, then beside all
-                    await self._execute(index, call, self._refusal(call))
-            else:
-                await self._execute(index, call, self._refusal(call))
-            desk = self._runner.desk
-            desk.withdraw([self.calls[index]])
-            if desk.keeper is not None and desk.keeper.active and desk.waiting():
-                await desk.keeper.keep()
+            with ending_alone:
+                await self._call(index)
         except Exception as error:  # noqa: BLE001  raised by execute() when the neighbours have ended
             self._failure = self._failure or error
+
+    async def _call(self, index: int) -> None:
+        """One call from its hooks to its record."""
+        hooks, desk = self._runner.hooks, self._runner.desk
+        call: ToolUseBlock | Blocked = self.calls[index]
+        if hooks.has("before_tool_call"):
+            call = await hooks.thread("before_tool_call", call, (ToolUseBlock, Blocked), self._runner.context)
+        if isinstance(call, Blocked):
+            await self._execute(index, self.calls[index], f"Not executed: {call.reason}")
+        elif self._limits:
+            async with self._limits.get(call.name, _ROOM), self._limits[""]:  # beside others of its tool, then all
+                await self._execute(index, call, self._refusal(call))
+        else:
+            await self._execute(index, call, self._refusal(call))
+        desk.withdraw([self.calls[index]])
+        if desk.keeper is not None and desk.keeper.active and desk.waiting():
+            await desk.keeper.keep()
 
     async def _begin(self, index: int, keeper: Keeper) -> bool:
         """Saves that a call is begun; False if that can't be."""

@@ -1,7 +1,7 @@
 """The loop: one conversation, turn by turn, until the model is done.
 
 Each rung of the ladder has one concern: `execute` ends the run exactly once, `_guarded` keeps what surrounds it, `_converse` takes
-turns, `_turn` takes one, `_complete` gets one answer, `_listen` hears it. What a turn did goes into the history in one step,
+turns, `_turn` takes one, `_complete` gets one answer. What a turn did goes into the history in one step,
 without an await and whatever happened, so that the history can be sent at every await.
 """
 
@@ -96,7 +96,6 @@ class Loop:
         self.config = config
         self.events = events
         self.history = history
-        self.usage = Usage()
         self.result: Result | None = None
         self.budgets = tuple(budgets)
         self._provider = self._paid(provider)
@@ -107,13 +106,15 @@ class Loop:
         )
         self._system = self._goal.system(config.system_prompt)
         self._compactor = compactor_for(config, provider, self._specs, self._system)
-        self._hooks = Hooks((*config.middleware, self._compactor) if self._compactor else config.middleware)
+        self._hooks = Hooks(config.middleware)
         self._context = RunContext(self, config, self._provider, request_id=events.correlation_id)
         self.desk = Desk(events)
         tools = {tool.name: tool for tool in config.tools}
         self._runner = ToolRunner(config, tools, self._hooks, self._context, events, self.desk, gate, self._spend)
         self.prefix = Prefix()
         self._listener = Listener(self._provider, events, gate, self._spend)
+        self._usage = Usage()
+        self._uncounted: list[Usage] = []
         self._caller = events.agent_id or events.correlation_id
         self._stop_reason: StopReason | None = None
         self._calls: list[ToolCall] = []
@@ -242,7 +243,7 @@ class Loop:
     def resume(self, step: Step) -> None:
         """Begins with the calls of an answer that is there already, and the results that are there."""
         self._step = step
-        self.usage = step.usage
+        self._usage = step.usage
         self.history.prompt = step.prompt
         self._calls = list(step.calls)
         self._answers = step.turns
@@ -268,10 +269,16 @@ class Loop:
             begun=begun,
             calls=tuple(self._calls),
             turn=self.events.turn,
-            turns=self._answers,
-            stop_reason=self._stop_reason,
+            turns=self._answers + (turn.completion is not None),
+            stop_reason=self._stop_reason if turn.completion is None else turn.completion.stop_reason,
             usage=self.usage,
         )
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        self._usage, self._uncounted = self._usage.plus(self._uncounted), []
+        return self._usage
 
     # --- a turn ------------------------------------------------------------------------------------------------------
 
@@ -285,6 +292,8 @@ class Loop:
             return await self._act(turn, completion)
         except BaseException as error:
             turn.error = "cancelled" if was_cancelled(error) else type(error).__name__
+            if turn.message is None:
+                self._keep_heard(turn)
             raise
         finally:
             self._turn_now = None
@@ -302,6 +311,9 @@ class Loop:
     def _end_turn(self, turn: Turn) -> None:
         """Puts the whole step into the history and tells of it."""
         self._last = turn.message
+        if turn.completion is not None:
+            self._answers += 1
+            self._stop_reason = turn.completion.stop_reason
         if turn.batch is not None and turn.message is not None:
             records = turn.batch.records
             self.history.commit(turn.message, Message("user", results_of(records)))
@@ -332,6 +344,8 @@ class Loop:
             if completion is not heard:
                 self._refuse(completion)
                 turn.take(self._accepted(completion), self._runner)
+        if self._compactor is not None:
+            self._compactor.learn(completion, self._context)
         if turn.batch is not None:
             self._paused = None
             return await self._act_on_calls(turn.batch, completion.stop_reason)
@@ -347,7 +361,8 @@ class Loop:
             batch.refuse(TRUNCATED)
             self._goal.reached_by_calls(batch)  # not by these, but what was tried is counted
             return None
-        await self._hooks.tell("after_tool_request", batch.calls, self._context)
+        if self._hooks.has("after_tool_request"):
+            await self._hooks.tell("after_tool_request", batch.calls, self._context)
         return await self._execute(batch)
 
     async def _execute(self, batch: ToolBatch) -> _End | None:
@@ -375,6 +390,8 @@ class Loop:
     def _accepted(self, completion: Completion) -> Message:
         """The answer as the history takes it, with what was said before a pause."""
         said = completion.message
+        if self._paused is None and said.usage is completion.usage:
+            return self.history.answer(said)
         before = () if self._paused is None else self._paused.content
         message = Message(
             said.role, before + said.content, said.provider, said.model, said.origin, completion.usage, said.interrupted
@@ -391,15 +408,23 @@ class Loop:
 
     async def _complete(self, turn: Turn) -> Completion:
         """One answer; a history that is too long is made shorter before, or once more when the provider says so."""
-        if self._paused is None and self._hooks.has("compact"):
-            before = self.history.upcoming
-            await self._replace(before, await self._hooks.first("compact", before, self._context), "compact")
+        if self._paused is None:
+            await self._compact()
         try:
-            return await self._listen(turn, await self._request())
+            return await self._listener.listen(turn, await self._request())
         except ProviderError as error:
             if error.kind != "context_overflow" or turn.emitted or not await self._shortened(error):
                 raise
-        return await self._listen(turn, await self._request())
+        return await self._listener.listen(turn, await self._request())
+
+    async def _compact(self) -> None:
+        """Makes the history shorter, if somebody thinks that it must be: middleware first."""
+        before, compactor = self.history.upcoming, self._compactor
+        after = await self._hooks.first("compact", before, self._context) if self._hooks.has("compact") else None
+        if after is None and compactor is not None and compactor.worth_counting(before):
+            after = await compactor.compact(before, self._context)
+        if after is not None:
+            await self._replace(before, after, "compact")
 
     async def ask_aside(self, provider: Provider, request: Request) -> Completion:
         """Asks something besides the conversation; see `RunContext.complete`."""
@@ -437,6 +462,8 @@ class Loop:
     async def _shortened(self, error: ProviderError) -> bool:
         before = tuple(self.history.upcoming)
         after = await self._hooks.first("on_context_overflow", error, before, self._context)
+        if after is None and self._compactor is not None:
+            after = await self._compactor.after_overflow(error, before, self._context)
         return await self._replace(before, after, "on_context_overflow")
 
     async def _replace(self, before: Sequence[Message], after: Sequence[Message] | None, hook: str) -> bool:
@@ -453,20 +480,8 @@ class Loop:
         await self._hooks.tell("after_compaction", before, after, self._context)
         return True
 
-    async def _listen(self, turn: Turn, request: Request) -> Completion:
-        """Hears one answer; what was shown or heard of it stays in the history if it breaks off."""
-        try:
-            return await self._listener.listen(turn, request)
-        except BaseException:
-            self._keep_heard(turn)
-            raise
-        finally:
-            if turn.completion is not None:
-                self._answers += 1
-                self._stop_reason = turn.completion.stop_reason
-
     def _spend(self, usage: Usage) -> None:
-        self.usage += usage
+        self._uncounted.append(usage)  # added up when somebody asks
 
     def _keep_heard(self, turn: Turn) -> None:
         """Takes what there is of an answer that broke off: all of it, or else the text that somebody saw."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakSet
 
+from alloy._quick import quick
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class ToolSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One question to a model.
@@ -94,6 +96,7 @@ class Request:
     response_schema: Mapping[str, Any] | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class TextDelta:
     """A piece of the answer's text, never empty."""
@@ -101,6 +104,7 @@ class TextDelta:
     text: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ThinkingDelta:
     """A piece of the model's reasoning, never empty."""
@@ -108,6 +112,7 @@ class ThinkingDelta:
     text: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
     """A piece of a tool call.
@@ -163,6 +168,7 @@ Delta: TypeAlias = TextDelta | ThinkingDelta | ToolCallDelta
 """A piece of an answer."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """The end of an answer, and all of it.

@@ -12,11 +12,12 @@ from alloy.models.tokens import TokenCounter
 from alloy.providers.base import Completion, RateLimitWait, Retry
 from alloy.providers.batches import in_batches
 from alloy.providers.budget import ZERO, Amount, Reservation, covers, dollars, lacking, room, together, wait_for_others
-from alloy.providers.retry import Wrapper
+from alloy.providers.retry import Asking, Wrapper
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
     from decimal import Decimal
 
     from alloy.models import ModelInfo, Price
@@ -126,6 +127,15 @@ class Budgeted(Wrapper):
 
     def __repr__(self) -> str:
         return f"Budgeted({self._provider!r})"
+
+    def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[ProviderItem]]:
+        """Asks, once it's paid for; see `alloy.providers.base.Provider`.
+
+        Raises:
+            BudgetExceededError: while iterating: there isn't enough left.
+            ProviderError: while iterating, as the provider's own.
+        """
+        return Asking(self._batches(request))
 
     async def _batches(self, request: Request) -> AsyncGenerator[Sequence[ProviderItem]]:
         worst = await self._worst(request)

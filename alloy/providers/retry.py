@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from alloy.errors import ErrorKind
     from alloy.providers.base import ProviderItem, Request, StructuredOutput
 
-__all__ = ["Fallback", "Retrying", "Wrapper"]
+__all__ = ["Asking", "Fallback", "Retrying", "Wrapper"]
 
 LONGEST_BACKOFF = 60.0  # seconds
 LONGEST_WAIT = 600.0
@@ -78,13 +78,9 @@ class Wrapper(ABC):
         if isinstance(self._provider, AbstractAsyncContextManager):
             await self._provider.__aexit__(*error)  # type: ignore[arg-type]  # passed on as it came
 
+    @abstractmethod
     def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[ProviderItem]]:
-        """Asks; see `alloy.providers.base.Provider`.
-
-        Raises:
-            ProviderError: while iterating, when all attempts have failed or something was shown already.
-        """
-        return _Asking(self._batches(request))
+        """Asks; see `alloy.providers.base.Provider`."""
 
     async def count_tokens(self, request: Request) -> int:
         """How many tokens a request has, by the provider whose name this goes by; see `alloy.providers.base.CountsTokens`.
@@ -96,11 +92,8 @@ class Wrapper(ABC):
 
         return await passed_on(self._provider, request)
 
-    @abstractmethod
-    def _batches(self, request: Request) -> AsyncGenerator[Sequence[ProviderItem]]: ...
 
-
-class _Asking(AbstractAsyncContextManager[Any]):
+class Asking(AbstractAsyncContextManager[Any]):
     """A generator as a context manager; a generator more would cost as much as all the rest."""
 
     __slots__ = ("_batches",)
@@ -159,32 +152,81 @@ class Retrying(Wrapper):
     def __repr__(self) -> str:
         return f"Retrying({self._provider!r}, max_retries={self._max_retries})"
 
-    async def _batches(self, request: Request) -> AsyncGenerator[Sequence[ProviderItem]]:
-        attempt = 1
-        while True:
-            begun = False
-            try:
-                async with self._provider.stream(request) as items:
-                    async for batch in in_batches(items):
-                        begun = begun or _is_answer(batch)
-                        yield batch
-                return
-            except ProviderError as error:
-                if begun or not error.retryable or attempt > self._max_retries or error.code == NOT_SENT:
-                    raise
-                delay = self._delay(attempt, error)
-                if delay > LONGEST_WAIT or anyio.current_time() + delay >= anyio.current_effective_deadline():
-                    raise
-                retry = Retry(attempt=attempt, delay=delay, error=error, next=f"{self.name}:{self.model}")
-                waits = not error.governed
-            yield (retry,)
-            if waits:
-                await anyio.sleep(delay)
-            attempt += 1
+    def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[ProviderItem]]:
+        """Asks, and asks again; see `alloy.providers.base.Provider`.
+
+        Raises:
+            ProviderError: while iterating, when all attempts have failed or something was shown already.
+        """
+        return _Attempts(self, self._provider, request)
+
+    def again(self, attempt: int, error: ProviderError) -> Retry | None:
+        """What is said before another attempt; None if there is none after this failure."""
+        if not error.retryable or attempt > self._max_retries or error.code == NOT_SENT:
+            return None
+        delay = self._delay(attempt, error)
+        if delay > LONGEST_WAIT or anyio.current_time() + delay >= anyio.current_effective_deadline():
+            return None
+        return Retry(attempt=attempt, delay=delay, error=error, next=f"{self.name}:{self.model}")
 
     def _delay(self, attempt: int, error: ProviderError) -> float:
         wait = min(self._backoff * 2.0 ** (attempt - 1), LONGEST_BACKOFF) * self._chance()
         return max(wait, error.retry_after or 0.0)
+
+
+class _Attempts(AbstractAsyncContextManager[Any]):
+    """One attempt after the other; no generator, since every turn of every run goes through it, mostly with one attempt.
+
+    Args:
+        retrying: says whether there is another attempt.
+        provider: who is asked.
+        request: what is asked.
+    """
+
+    __slots__ = ("_answer", "_attempt", "_begun", "_delay", "_items", "_provider", "_request", "_retrying")
+
+    def __init__(self, retrying: Retrying, provider: Provider, request: Request) -> None:
+        self._retrying = retrying
+        self._provider = provider
+        self._request = request
+        self._attempt = 1
+        self._delay: float | None = None
+        self._begun = False
+        self._answer: AbstractAsyncContextManager[AsyncIterator[ProviderItem]] | None = None
+        self._items: AsyncIterator[Sequence[ProviderItem]] | None = None
+
+    async def __aenter__(self) -> AsyncIterator[ProviderItem]:
+        return Batches(self)
+
+    async def __aexit__(self, *error: object) -> None:
+        answer, self._answer, self._items = self._answer, None, None
+        if answer is not None:
+            await answer.__aexit__(*error)  # type: ignore[arg-type]  # passed on as it came
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[ProviderItem]:
+        try:
+            batch = await anext(self._items or await self._open())
+        except ProviderError as error:
+            retry = None if self._begun else self._retrying.again(self._attempt, error)
+            if retry is None:
+                raise
+            await self.__aexit__(type(error), error, error.__traceback__)
+            self._attempt += 1
+            self._delay = None if error.governed else retry.delay
+            return (retry,)
+        self._begun = self._begun or _is_answer(batch)
+        return batch
+
+    async def _open(self) -> AsyncIterator[Sequence[ProviderItem]]:
+        if self._delay is not None:
+            await anyio.sleep(self._delay)
+        answer = self._provider.stream(self._request)
+        self._items = in_batches(await answer.__aenter__())
+        self._answer = answer
+        return self._items
 
 
 class Fallback(Wrapper):
@@ -224,6 +266,14 @@ class Fallback(Wrapper):
         """How all of them can be made to answer by a schema: as the one of them does that can least."""
         ways = {structured_output(one, schema, tools=tools) for one in (self._provider, *self._others)}
         return "prompt" if "prompt" in ways else "tool" if "tool" in ways else "native"
+
+    def stream(self, request: Request) -> AbstractAsyncContextManager[AsyncIterator[ProviderItem]]:
+        """Asks one after the other; see `alloy.providers.base.Provider`.
+
+        Raises:
+            ProviderError: while iterating, when all have failed or something was shown already.
+        """
+        return Asking(self._batches(request))
 
     async def _batches(self, request: Request) -> AsyncGenerator[Sequence[ProviderItem]]:
         for attempt, (provider, following) in enumerate(

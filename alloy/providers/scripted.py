@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args
 
 import anyio
 
+from alloy._quick import quick
 from alloy.errors import InvalidOptionError, ProviderError
 from alloy.messages import Block, Message, TextBlock, ThinkingBlock, ToolUseBlock
 from alloy.providers.base import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Reply", "ScriptLine", "Scripted"]
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """One answer of a script.
@@ -178,7 +180,7 @@ class Scripted:
             content.append(ThinkingBlock(reply.thinking))
         if reply.text:
             content.append(TextBlock(reply.text))
-        return Message("assistant", (*content, *calls), provider=self._name, model=self._model, origin=self._name)
+        return Message("assistant", (*content, *calls), self._name, self._model, self._name, reply.usage)
 
 
 class _Answer(AbstractAsyncContextManager[Any]):

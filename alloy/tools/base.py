@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
+from alloy._quick import quick
 from alloy.errors import InvalidOptionError, ToolDefinitionError, ToolError, UnknownOptionError
 from alloy.messages import AudioBlock, DocumentBlock, ImageBlock, MediaBlock, ResultContent, TextBlock, VideoBlock
 from alloy.tools import docstring
@@ -35,6 +36,7 @@ _NO_GENERATOR = (
 )
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
     """Where and for whom a tool runs.
@@ -85,6 +87,7 @@ class Seat(Protocol):
         ...
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ToolOutput:
     """What a tool gives back, where a plain value doesn't say enough.
