@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
+from alloy._ids import new_id
 from alloy.errors import HistoryError, HistoryProblem
 from alloy.messages import (
     AudioBlock,
@@ -234,7 +234,7 @@ def unique_id(wanted: str, taken: set[str]) -> str:
     own, number = base, 1
     while own in taken:
         number += 1
-        own = f"{base}_{number if number < 100 else uuid4().hex}"  # who takes all numbers can't keep us busy
+        own = f"{base}_{number if number < 100 else new_id()}"  # who takes all numbers can't keep us busy
     taken.add(own)
     return own
 

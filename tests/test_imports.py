@@ -9,6 +9,7 @@ import pytest
 
 LOOP = {
     "alloy",
+    "alloy._ids",
     "alloy._quick",
     "alloy._secrets",
     "alloy._tasks",

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack
-from uuid import uuid4
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
+from alloy._ids import new_id
 from alloy._tasks import background, cancelled_alone, last_words
 from alloy.agents.arguments import seconds, whole
 from alloy.agents.bus import LocalBus
@@ -48,6 +48,7 @@ AgentState: TypeAlias = Literal[
 ]
 
 REMEMBERED = 64
+CHECKPOINT_EVERY = 8  # messages that wait, before whoever sends many lets others have their turn
 STREAM_BUFFER = 16_384  # envelopes that the reader of a stream_chat may be behind
 
 
@@ -121,7 +122,7 @@ class Agent(Answering):
             bus or LocalBus(), tuple(checked_name("subscribe", topic) for topic in subscribe), store, on_shutdown
         )
         self._owner = Owner(
-            f"agent-{uuid4().hex[:8]}" if name is None else checked_name("name", name),
+            f"agent-{new_id()[:8]}" if name is None else checked_name("name", name),
             configured(config, options),
             watching,
             remember=whole("remember", remember),
@@ -316,8 +317,9 @@ class Agent(Answering):
             RequestConflictError: another message had this id.
             ConfigurationError, HistoryError: the prompt is no prompt.
         """
-        request, _ = self._submit(prompt, request_id)
-        await checkpoint()
+        request, new = self._submit(prompt, request_id)
+        if not new or len(self._owner.registry) % CHECKPOINT_EVERY == 0:
+            await checkpoint()
         return request.id
 
     async def result(self, request_id: str) -> Result:
@@ -473,10 +475,10 @@ class Agent(Answering):
         self, prompt: str | Block | Sequence[Block] | Message, request_id: str | None, *, waits: bool = False
     ) -> tuple[AgentRequest, bool]:
         owner = self._here()
-        new_id = uuid4().hex if request_id is None else checked_name("request_id", request_id)
-        if waits and new_id not in owner.registry:
+        own_id = new_id() if request_id is None else checked_name("request_id", request_id)
+        if waits and own_id not in owner.registry:
             check_deadlock(self.name, owner.registry)
-        return owner.submit(prompt, new_id)
+        return owner.submit(prompt, own_id)
 
     def _cancel(self, request: AgentRequest) -> None:
         owner = self._owner

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from alloy._ids import new_id
 from alloy.errors import CursorError, EmptyPromptError, InvalidOptionError
 from alloy.events import Envelope
 
@@ -261,7 +261,7 @@ def message_envelope(text: str, *, request_id: str | None = None, agent_id: str 
         raise EmptyPromptError
     return Envelope(
         seq=0,
-        correlation_id=uuid.uuid4().hex if request_id is None else request_id,
+        correlation_id=new_id() if request_id is None else request_id,
         turn=0,
         ts_ms=int(time.time() * 1000),
         event="message",

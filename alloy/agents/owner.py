@@ -208,7 +208,7 @@ class Owner:
             self.inbox.remove(request)
             request.events.emit("request_cancelled", reason=reason)
             self._settle_unrun(request, "cancelled")
-        elif not request.scope.cancel_called:
+        elif request.scope is not None and not request.scope.cancel_called:
             request.scope.cancel()
             request.events.emit("request_cancelled", reason=reason)
 
@@ -334,7 +334,7 @@ class Owner:
             raise AgentCrashedError(self.name, crashes[0])
 
     async def _run(self, request: AgentRequest, crashes: list[BaseException]) -> None:
-        self.running = request
+        self.running, request.scope = request, anyio.CancelScope()
         self.run = run = Loop(saving(self), self.provider, self.history, request.events, None, self.budgets)
         self._trail = run.go_on_after(self._trail)
         begin_run(self, run, request)

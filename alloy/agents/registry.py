@@ -41,7 +41,7 @@ class AgentRequest:
         since: the newest envelope's number when it was accepted.
         registry: its agent's requests.
         waiters: the requests, of any agents, that wait for its end.
-        scope: what cancels its run.
+        scope: what cancels its run, once it runs.
         state: where it is.
         result: how it ended, once it has.
     """
@@ -54,7 +54,7 @@ class AgentRequest:
         self.since = since
         self.registry = registry
         self.waiters: list[AgentRequest] = []
-        self.scope = anyio.CancelScope()
+        self.scope: anyio.CancelScope | None = None
         self.state: State = "queued"
         self.result: Result | None = None
         self._settled: anyio.Event | None = None

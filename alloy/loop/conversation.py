@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alloy.errors import EmptyPromptError
 from alloy.history import check_history, own_call_ids, without_blanks
-from alloy.messages import Message, as_user_message
+from alloy.messages import Message, TextBlock, as_user_message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,8 @@ def checked_prompt(prompt: str | Block | Sequence[Block] | Message) -> Message:
         HistoryError: they can't be a user's turn, such as results of no call.
         InvalidOptionError: they are nothing that could be said.
     """
+    if isinstance(prompt, str) and prompt.strip():
+        return Message("user", (TextBlock(prompt),))
     message = as_user_message(prompt)
     if not without_blanks(message).content:
         raise EmptyPromptError

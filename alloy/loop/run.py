@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, Unpack, overload
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from alloy._ids import new_id
 from alloy._tasks import background
 from alloy.errors import EmptyPromptError, InvalidOptionError, RunError
 from alloy.events import Emitter, Envelope
@@ -259,7 +259,7 @@ def _loop(
     if prompt is None and (not config.messages or config.messages[-1].role == "assistant"):
         raise EmptyPromptError
     history = History(config.messages, None if prompt is None else checked_prompt(prompt))
-    events = Emitter(uuid.uuid4().hex, sink)
+    events = Emitter(new_id(), sink)
     return Loop(config, build_provider(config), history, events, gate, budgets_of(config))
 
 

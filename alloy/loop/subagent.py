@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Unpack
 
+from alloy._ids import new_id
 from alloy.errors import AgentDepthError, InvalidOptionError, ToolError
 from alloy.events import Emitter
 from alloy.loop.asking import budgets_of, build_provider
@@ -124,7 +124,7 @@ class AgentTool(Tool):
         if context.context:
             config = config.with_options(context={**context.context, **config.context})
         self._provider = self._provider or build_provider(config)
-        events = Emitter(uuid.uuid4().hex, _sink(config, seat), agent_id=self.name)
+        events = Emitter(new_id(), _sink(config, seat), agent_id=self.name)
         gate = seat.runner.gate if seat is not None else None
         budgets = budgets_of(config) + (seat.runner.context.budgets if seat is not None else ())
         run = Loop(config, self._provider, History(config.messages, checked_prompt(task)), events, gate, budgets)

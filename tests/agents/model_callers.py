@@ -235,7 +235,8 @@ class Callers:
         sending = self._sends(f"x{self._sent}", "reaction", script.Plan())
         asking = self.agent.send_message("reaction", request_id=f"x{self._sent}")
         try:
-            asking.send(None)
+            with contextlib.suppress(StopIteration):  # it has returned, without letting others have their turn
+                asking.send(None)
         except alloy.errors.AgentError as error:
             sending.refused(error)
         else:

@@ -450,6 +450,24 @@ async def test_an_idle_agent_is_drained_and_stopped_at_once(make):
                 await way(agent)
 
 
+@pytest.mark.parametrize("known", [False, True])
+async def test_who_sends_many_messages_lets_others_have_their_turn(make, known):
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with make(hangs("one"), max_pending=64) as agent, anyio.create_task_group() as group:
+        group.start_soon(others)
+        for _ in range(64):
+            await agent.send_message("Well?", request_id="known" if known else None)
+        assert turns >= 8
+        group.cancel_scope.cancel()
+
+
 # --- before and after ----------------------------------------------------------------------------------------------------------
 
 
