@@ -37,9 +37,15 @@ class Inbox:
     Args:
         agent: whose it is, for errors.
         max_pending: how many requests may wait while one runs.
+
+    Attributes:
+        closed: why nothing is taken in any more; None while it is.
+        pending: how many requests wait.
+        busy: whether one runs.
+        attend: called once, when there is something to do or nothing more to come, where nobody takes things out yet.
     """
 
-    __slots__ = ("_agent", "_items", "_max_pending", "_waiter", "busy", "closed", "pending")
+    __slots__ = ("_agent", "_items", "_max_pending", "_waiter", "attend", "busy", "closed", "pending")
 
     def __init__(self, agent: str, max_pending: int) -> None:
         self._agent = agent
@@ -49,6 +55,7 @@ class Inbox:
         self.closed: Callable[[], AgentClosedError] | None = None
         self.pending = 0
         self.busy = False
+        self.attend: Callable[[], None] | None = None
 
     def offer(self, request: AgentRequest) -> int:
         """Takes a request in, or says why not.
@@ -149,5 +156,8 @@ class Inbox:
         self._wake()
 
     def _wake(self) -> None:
+        attend, self.attend = self.attend, None
+        if attend is not None:
+            attend()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

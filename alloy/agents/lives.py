@@ -51,7 +51,7 @@ class Lives:
         gone: called with each agent that has ended for good.
 
     Attributes:
-        alive: the agents that have a task.
+        alive: the agents that have a task, or will have one with their first message.
         unsaved: those that ended without being saved, and why.
         closed: whether none that sleeps is woken any more.
     """
@@ -72,24 +72,30 @@ class Lives:
         self._group = group
         self._context = contextvars.copy_context()
 
-    def begin(self, member: Member) -> Owner:
-        """Starts an agent's task."""
-        assert self._group is not None  # noqa: S101  the supervisor is running
+    def begin(self, member: Member) -> None:
+        """Starts an agent; its task begins with the first message where it has nothing to load and nothing to listen to."""
         owner = member.begin()
         self.alive[member] = None
-        self._context.copy().run(
-            partial(self._group.start_soon, self._live, member, owner, name=f"agent {member.name}")
-        )
-        return owner
+        if owner.store is None and not member.plan.topics:
+            owner.rest(partial(self._begin_task, member, owner))
+            member.become("awake")
+        else:
+            self._begin_task(member, owner)
 
-    def wake(self, member: Member) -> Owner:
-        """Starts the task of one that has no task."""
-        owner = self.begin(member)
+    def wake(self, member: Member) -> None:
+        """Starts the task of one that sleeps, or is quarantined."""
+        owner = member.begin()
+        self.alive[member] = None
+        self._begin_task(member, owner)
         member.become("waking")
-        return owner
+
+    def _begin_task(self, member: Member, owner: Owner) -> None:
+        assert self._group is not None  # noqa: S101  the supervisor is running
+        begin = partial(self._group.start_soon, self._live, member, owner, name=f"agent {member.name}")
+        self._context.copy().run(begin)
 
     async def wait_for_all(self) -> None:
-        """Waits until no agent has a task."""
+        """Waits until none is alive."""
         while self.alive:
             self._emptied = self._emptied or anyio.Event()
             await self._emptied.wait()

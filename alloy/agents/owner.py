@@ -259,6 +259,16 @@ class Owner:
         self.state = "starting"
         self._numbers.pass_over(self.bus.newest(self.topic))
 
+    def rest(self, attend: Callable[[], None]) -> None:
+        """Takes requests from here on, and needs no task before the first of them, since there is nothing to load.
+
+        Args:
+            attend: begins the task.
+        """
+        self.inbox.attend = attend
+        self._loaded = True
+        self.state = "running"
+
     # --- the owner's task: doing --------------------------------------------------------------------------------------
 
     async def serve(self, started: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from weakref import WeakValueDictionary
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from alloy._tasks import background, cancelled_alone, ending_alone, task_group
 from alloy.agents.agent import REMEMBERED
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StopReport", "Supervisor"]
 
+CHECKPOINT_EVERY = 16  # agents that are started before others have their turn
 
 _log = logging.getLogger("alloy")
 
@@ -319,6 +321,8 @@ class Supervisor:
         register(name, self)
         self._members[name] = member
         self._lives.begin(member)
+        if len(self._members) % CHECKPOINT_EVERY == 0:
+            await checkpoint()
         return await self._awake(member)
 
     async def get_or_start(self, name: str, config: Config | None = None, **options: Any) -> Agent:

@@ -268,7 +268,8 @@ async def test_cancelling_an_agents_task_again_while_it_ends_still_frees_its_nam
         await anyio.sleep_forever()
 
     async with supervising() as supervisor:
-        await supervisor.start("desk", answers.config(), on_shutdown=say_goodbye)
+        desk = await supervisor.start("desk", answers.config(), on_shutdown=say_goodbye)
+        await desk.chat("one")
         task = called("agent desk")
         task.cancel()
         await ending.wait()
@@ -285,11 +286,13 @@ async def test_a_supervisor_of_an_agent_whose_task_never_began_ends_and_says_so(
     with anyio.fail_after(5), pytest.raises(AgentClosedError, match="a task of its was cancelled"):
         async with supervisor:
             clerk = await supervisor.start("clerk", answers.config())
+            desk = await supervisor.start("desk", answers.config())
             with cancelling_new_tasks(1):
-                await supervisor.start("desk", answers.config())
+                await desk.chat("one")
             after.append("cut")
 
     assert after == []
+    assert desk.health().state == "closed"
     assert clerk.health().state == "closed"
 
 
