@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from alloy.messages import Message
 
-__all__ = ["Growing", "Memo"]
+__all__ = ["Appended", "Growing", "Memo"]
 
 T = TypeVar("T")
 
@@ -58,11 +58,17 @@ class Memo(Generic[T]):
         return made
 
 
+class Appended(list["Message"]):
+    """Messages to which some are appended, and of which at most the last is replaced: when it comes again, that one tells enough."""
+
+    __slots__ = ()
+
+
 class Growing(Generic[T]):
     """Remembers what was made of histories, so that one which goes on costs only what is new in it.
 
-    A history is known by its messages' identities; one that doesn't begin with what is remembered is begun anew. What was used
-    least recently is forgotten when it gets too much.
+    A history is known by its messages' identities; one that doesn't begin with what is remembered is begun anew. What was
+    used least recently is forgotten when it gets too much.
 
     Args:
         start: makes what nothing was added to yet.
@@ -86,26 +92,41 @@ class Growing(Generic[T]):
         self._size = size
         self._limit = limit
         self._total = 0
-        self._entries: dict[int, tuple[list[Message], T]] = {}
+        self._entries: dict[int, tuple[Sequence[Message], list[Message], T]] = {}
 
-    def __call__(self, messages: Sequence[Message]) -> T:
-        """What is made of these messages, which nobody may change; good until the next call."""
-        if not messages:
+    def __call__(self, messages: Sequence[Message], *, without: int = 0) -> T:
+        """What is made of these messages, which nobody may change; good until the next call.
+
+        Args:
+            messages: the history.
+            without: how many of its last messages to leave out.
+        """
+        end = len(messages) - without
+        if end <= 0:
             return self._start()
         key = id(messages[0])
         # taken out while it is changed, so that neither an error nor another thread meets it half done
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._total -= self._size(entry[1])
-        if entry is None or len(entry[0]) > len(messages) or not all(map(is_, entry[0], messages)):
-            entry = [], self._start()
-        known, made = entry
-        for message in messages[len(known) :]:
+            self._total -= self._size(entry[2])
+        if entry is None or not _goes_on(entry[0], entry[1], messages, end):
+            entry = messages, [], self._start()
+        _, known, made = entry
+        for message in messages[len(known) : end]:
             self._add(made, message)
             known.append(message)
-        self._entries[key] = (known, made)  # the messages are kept, so nobody else gets their ids
+        self._entries[key] = (messages, known, made)  # the messages are kept, so nobody else gets their ids
         self._total += self._size(made)
         while self._total > self._limit:
-            _, old = self._entries.pop(next(iter(self._entries)))
+            *_, old = self._entries.pop(next(iter(self._entries)))
             self._total -= self._size(old)
         return made
+
+
+def _goes_on(source: Sequence[Message], known: Sequence[Message], messages: Sequence[Message], end: int) -> bool:
+    """Whether messages up to `end` begin with those that are known, which were in `source`."""
+    if len(known) > end:
+        return False
+    if messages is source and isinstance(source, Appended):
+        return messages[len(known) - 1] is known[-1]
+    return all(map(is_, known, messages))

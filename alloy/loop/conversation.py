@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from alloy._memo import Appended
 from alloy.errors import EmptyPromptError
 from alloy.history import check_history, own_call_ids, without_blanks
 from alloy.messages import Message, TextBlock, as_user_message
@@ -38,7 +39,7 @@ class History:
     """The messages of a run; they change by whole steps."""
 
     def __init__(self, messages: Sequence[Message], prompt: Message | None) -> None:
-        self.messages = list(messages)
+        self.messages = Appended(messages)
         self.prompt: Message | None = None
         self._ids = {call.id for message in messages for call in message.tool_uses}
         if prompt is not None:
@@ -74,7 +75,7 @@ class History:
 
     def replace(self, messages: Sequence[Message]) -> None:
         """Goes on with another history, checked already."""
-        self.messages = list(messages)
+        self.messages = Appended(messages)
         self.prompt = None
 
     def _joined(self, prompt: Message) -> tuple[int, Message]:

@@ -453,6 +453,8 @@ class Loop:
             response_schema=self._goal.schema,
         )
         if self._hooks.has("before_completion"):
+            messages = tuple(messages)  # the list itself is nobody's to change
+            request = dataclasses.replace(request, messages=messages)
             request = await self._hooks.thread("before_completion", request, Request, self._context)
         broken = self.prefix.follow(request, self._provider, edited=request.messages is not messages)
         if broken is not None:

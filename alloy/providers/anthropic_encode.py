@@ -151,7 +151,7 @@ class Encoder:
             }
         if request.stream:
             fields["stream"] = True
-        settled = self._turns(request.messages[:-1])
+        settled = self._turns(request.messages, without=1)
         newest = b",".join(self._newest(settled, request.messages[-1:], min(free, _CACHED_TURNS)))
         return b"".join((to_json(fields)[:-1], b',"messages":[', settled.done, newest, b"]}"))
 

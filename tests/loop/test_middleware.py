@@ -294,3 +294,17 @@ async def test_middleware_sees_the_run_and_can_tell_of_it():
         {"kind": "looked", "turn": 1},
         {"kind": "looked", "turn": 2},
     ]
+
+
+async def test_a_hook_cannot_change_the_history_that_a_request_is_made_of():
+    given = []
+
+    class Looks(alloy.Middleware):
+        async def before_completion(self, request, run):
+            given.append(request.messages)
+
+    script = Scripted([calls("add", a=1, b=2), "Done."])
+    await alloy.run("Go.", provider=script, tools=[add], middleware=[Looks()])
+
+    assert [type(messages) for messages in given] == [tuple, tuple]
+    assert [len(messages) for messages in given] == [1, 3]

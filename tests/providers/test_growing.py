@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from alloy._memo import Growing
+from alloy._memo import Appended, Growing
 from alloy.messages import Message, TextBlock, ToolResultBlock, ToolUseBlock
 from alloy.providers import Anthropic, ChatCompletions, Gemini, OpenAI
 from alloy.providers.base import Request
@@ -58,6 +58,48 @@ def test_a_conversation_that_was_shortened_edited_or_left_is_sent_as_it_is(make)
 
     for one in (messages, messages[:9], other[:4], edited, messages, [messages[0], said("assistant", "No.")], other):
         assert body(adapter, one) == body(make(), one)
+
+
+@each_adapter
+def test_a_list_that_somebody_changes_in_place_is_sent_as_it_is(make):
+    adapter, messages = make(), rounds(6)
+    body(adapter, messages)
+    messages[4] = Message("user", (ToolResultBlock("call_1", (TextBlock("Snow."),), name="weather"),))
+
+    assert body(adapter, messages) == body(make(), messages)
+    assert "Snow." in str(body(adapter, messages))
+
+
+@each_adapter
+def test_a_history_to_which_is_appended_is_sent_as_it_is_also_where_its_last_message_was_replaced(make):
+    adapter, whole = make(), rounds(6)
+    messages = Appended(whole[:8])
+    for at in range(8, len(whole)):
+        messages.append(whole[at])
+        assert body(adapter, messages) == body(make(), [*messages])
+    messages[-1:] = [said("user", "Rather not.")]
+
+    assert body(adapter, messages) == body(make(), [*messages])
+    assert "Rather not." in str(body(adapter, messages))
+
+
+def test_a_history_to_which_is_appended_is_not_looked_through_again():
+    class Counted(Appended):
+        looks = 0
+
+        def __iter__(self):
+            Counted.looks += 1
+            return super().__iter__()
+
+    growing = Growing(list, lambda made, message: made.append(message.text), size=len)
+    messages = Counted([said("user", "a"), said("assistant", "b")])
+    assert growing(messages) == ["a", "b"]
+    messages.append(said("user", "c"))
+    assert growing(messages, without=1) == ["a", "b"]
+    assert growing(messages) == ["a", "b", "c"]
+    assert Counted.looks == 0
+    assert growing([*messages]) == ["a", "b", "c"]
+    assert growing(messages[:1], without=1) == []
 
 
 @each_adapter
