@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.compare import Row
 
-TABLE = ("loop", "long", "fresh", "memory")
+TABLE = ("loop", "long", "fresh", "memory", "http", "many", "stream", "actors")
 """Modules that give rows of the table."""
-ALONE = ("http", "run", "actors", "tools")
-"""Modules that print their own figures: over HTTP, of streaming, of agents, of tools."""
+ALONE = ("tools",)
+"""Modules that print figures of their own: what tools leave behind, hold and cost."""
 _ROOT = Path(__file__).parent.parent.parent
 
 
 def _line(one: Row) -> str:
     low, high = one.spread
-    aim = "" if one.aim is None else f"{one.aim:.1f}"
+    aim = "" if one.aim is None else f"{one.aim:g}"
     return f"{one.topic:<8} {one.what:<62} {one.ratio:>6.2f} {f'{low:.2f}-{high:.2f}':>13} {one.best:>6.2f} {aim:>6}"
 
 

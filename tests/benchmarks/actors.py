@@ -1,32 +1,33 @@
-"""Measures agents against the barest actor, a task with an `asyncio.Queue`: ``python -m tests.benchmarks.actors``.
-
-Processor time of this process; both sides take turns, and medians count.
-"""
+"""What agents cost against the barest actor, a task with an `asyncio.Queue`."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
-import statistics
-import sys
 import time
 import tracemalloc
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+import anyio
 
 import alloy
 from alloy.agents.bus import LocalBus
 from alloy.agents.subscription import subscribe
 from alloy.events import Envelope
 from alloy.providers.base import Completion
+from tests.benchmarks.compare import by_turns, row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Iterator
 
-PAIRS = 7
-MESSAGES = 2000
+    from tests.benchmarks.compare import Effort, Row, Side
+
+__all__ = ["rows"]
+
 SUBSCRIBERS = 100
-IDLE = 10_000
+PUBLISHED = 100
+_Inbox: TypeAlias = "asyncio.Queue[asyncio.Future[str] | None]"
 
 
 class Instant:
@@ -55,69 +56,63 @@ class Instant:
         return Completion(message=alloy.Message("assistant", (alloy.TextBlock("Yes."),)), stop_reason="end_turn")
 
 
-async def actor(queue: asyncio.Queue[asyncio.Future[str] | None]) -> None:
+async def actor(queue: _Inbox) -> None:
+    """Answers what comes until None does."""
     while (waiting := await queue.get()) is not None:
         waiting.set_result("Yes.")
 
 
-async def answered_by_hand() -> float:
-    queue: asyncio.Queue[asyncio.Future[str] | None] = asyncio.Queue()
+# --- Messages --------------------------------------------------------------------------------------------------------
+
+
+async def answered_by_hand(count: int) -> float:
+    queue: _Inbox = asyncio.Queue()
     async with asyncio.TaskGroup() as group:
         group.create_task(actor(queue))
         begun = time.process_time()
-        for _ in range(MESSAGES):
+        for _ in range(count):
             waiting: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             await queue.put(waiting)
             await waiting
-        seconds = time.process_time() - begun
+        taken = time.process_time() - begun
         await queue.put(None)
-    return seconds / MESSAGES
+    return taken / count
 
 
-async def answered_by_an_agent() -> float:
-    async with alloy.Agent(provider=Instant(), max_retries=0, bus=LocalBus(replay=0)) as agent:
+async def answered_by_an_agent(count: int) -> float:
+    async with alloy.Agent(provider=Instant(), bus=LocalBus(replay=0)) as agent:
         begun = time.process_time()
-        for _ in range(MESSAGES // 10):
+        for _ in range(count):
             await agent.chat("Well?")
-        return (time.process_time() - begun) / (MESSAGES // 10)
+        return (time.process_time() - begun) / count
 
 
-async def accepted_by_hand() -> float:
+async def accepted_by_hand(count: int) -> float:
     queue: asyncio.Queue[object] = asyncio.Queue()
     begun = time.process_time()
-    for _ in range(MESSAGES):
+    for _ in range(count):
         queue.put_nowait(object())
-    return (time.process_time() - begun) / MESSAGES
+    return (time.process_time() - begun) / count
 
 
-async def accepted_by_an_agent() -> float:
+async def accepted_by_an_agent(count: int) -> float:
     hangs = alloy.testing.Scripted([alloy.testing.Reply(hangs=True)])
-    async with alloy.Agent(provider=hangs, max_pending=MESSAGES, bus=LocalBus(replay=0)) as agent:
+    async with alloy.Agent(provider=hangs, max_pending=count, bus=LocalBus(replay=0)) as agent:
         await agent.send_message("Wait.")
         begun = time.process_time()
-        for _ in range(MESSAGES):
+        for _ in range(count):
             await agent.send_message("Well?")
-        return (time.process_time() - begun) / MESSAGES
+        return (time.process_time() - begun) / count
 
 
-async def waits_for_acceptance() -> list[float]:
-    """Seconds from `send_message` to its return while the agent streams an answer."""
-    words = alloy.testing.Scripted(["word " * 20_000])
-    waits: list[float] = []
-    async with alloy.Agent(provider=words, max_pending=MESSAGES) as agent:
-        await agent.send_message("Talk.")
-        for _ in range(MESSAGES // 4):
-            begun = time.perf_counter()
-            await agent.send_message("Well?")
-            waits.append(time.perf_counter() - begun)
-    return waits
+# --- Envelopes -------------------------------------------------------------------------------------------------------
 
 
 def envelope(seq: int) -> Envelope:
     return Envelope(seq=seq, correlation_id="r", turn=1, ts_ms=0, event="text_delta", payload={"text": "word"})
 
 
-async def broadcast_by_hand() -> float:
+async def delivered_by_hand() -> float:
     queues: list[asyncio.Queue[Envelope | None]] = [asyncio.Queue() for _ in range(SUBSCRIBERS)]
 
     async def read(queue: asyncio.Queue[Envelope | None]) -> None:
@@ -129,17 +124,17 @@ async def broadcast_by_hand() -> float:
             group.create_task(read(queue))
         await asyncio.sleep(0)
         begun = time.process_time()
-        for seq in range(100):
+        for seq in range(PUBLISHED):
             one = envelope(seq + 1)
             for queue in queues:
                 queue.put_nowait(one)
             await asyncio.sleep(0)
         for queue in queues:
             queue.put_nowait(None)
-    return (time.process_time() - begun) / 100
+    return time.process_time() - begun
 
 
-async def broadcast_by_a_bus() -> float:
+async def delivered_by_a_bus() -> float:
     bus = LocalBus()
     ready = asyncio.Semaphore(0)
 
@@ -155,84 +150,109 @@ async def broadcast_by_a_bus() -> float:
         for _ in range(SUBSCRIBERS):
             await ready.acquire()
         begun = time.process_time()
-        for seq in range(100):
+        for seq in range(PUBLISHED):
             bus.publish("t", envelope(seq + 1))
             await asyncio.sleep(0)
         bus.close("t")
-    return (time.process_time() - begun) / 100
+    return time.process_time() - begun
 
 
-async def idle_by_hand() -> tuple[float, float]:
-    queues: list[asyncio.Queue[asyncio.Future[str] | None]] = []
-    gc.collect()
-    tracemalloc.start()
+# --- Idle agents -----------------------------------------------------------------------------------------------------
+
+
+class Meter:
+    """Measures making many: processor time, or bytes that are held in the end, for each of them."""
+
+    def __init__(self, count: int, *, held: bool) -> None:
+        self._count = count
+        self._held = held
+        gc.collect()
+        if held:
+            tracemalloc.start()
+        self._begun = time.process_time()
+
+    def each(self) -> float:
+        """What each of them took."""
+        taken = time.process_time() - self._begun
+        if self._held:
+            gc.collect()
+            taken = tracemalloc.get_traced_memory()[0]
+            tracemalloc.stop()
+        return taken / self._count
+
+
+async def idle_by_hand(count: int, *, held: bool = False) -> float:
+    queues: list[_Inbox] = []
     async with asyncio.TaskGroup() as group:
-        begun = time.process_time()
-        for _ in range(IDLE):
+        meter = Meter(count, held=held)
+        for _ in range(count):
             queues.append(asyncio.Queue())
             group.create_task(actor(queues[-1]))
         await asyncio.sleep(0)
-        seconds = time.process_time() - begun
-        size = tracemalloc.get_traced_memory()[0]
-        tracemalloc.stop()
+        each = meter.each()
         for queue in queues:
             queue.put_nowait(None)
-    return seconds / IDLE, size / IDLE
+    return each
 
 
-async def idle_by_a_supervisor() -> tuple[float, float]:
+async def idle_by_a_supervisor(count: int, *, held: bool = False, asked: bool = False) -> float:
     config = alloy.Config(provider=Instant(), max_pending=8)
-    async with alloy.Supervisor(watchdog=None) as supervisor:
+    async with alloy.Supervisor(watchdog=None, bus=LocalBus(replay=0)) as supervisor:
         await supervisor.start("first", config)
-        gc.collect()
-        tracemalloc.start()
-        begun = time.process_time()
-        for number in range(IDLE):
+        meter = Meter(count, held=held)
+        for number in range(count):
+            agent = await supervisor.start(f"a{number}", config, remember=1)
+            if asked:
+                await agent.chat("Well?")
+        return meter.each()
+
+
+async def asleep(count: int) -> float:
+    config = alloy.Config(provider=Instant(), max_pending=8)
+    async with alloy.Supervisor(watchdog=None, idle_timeout=0.001) as supervisor:
+        await supervisor.start("first", config)
+        meter = Meter(count, held=True)
+        for number in range(count):
             await supervisor.start(f"a{number}", config)
-        seconds = time.process_time() - begun
-        size = tracemalloc.get_traced_memory()[0]
-        tracemalloc.stop()
-    return seconds / IDLE, size / IDLE
+        while any(one.state != "asleep" for one in supervisor.health().values()):  # noqa: ASYNC110  nothing tells of it
+            await anyio.sleep(0.05)
+        return meter.each()
 
 
-def compare(
-    what: str,
-    ours: Callable[[], Coroutine[object, object, float]],
-    floor: Callable[[], Coroutine[object, object, float]],
-) -> dict[str, object]:
-    pairs: list[tuple[float, float]] = [(asyncio.run(ours()), asyncio.run(floor())) for _ in range(PAIRS)]
-    ratio = statistics.median(a / b for a, b in pairs)
-    ours_us, floor_us = (statistics.median(pair[side] for pair in pairs) * 1e6 for side in (0, 1))
-    return {"what": what, "alloy_us": round(ours_us, 2), "floor_us": round(floor_us, 2), "ratio": round(ratio, 2)}
+async def _a_kib() -> float:
+    return 1024.0
 
 
-def main() -> None:
-    """Measures, and prints one line of JSON for each workload."""
-    rows: list[dict[str, object]] = [
-        compare("a message answered", answered_by_an_agent, answered_by_hand),
-        compare("a message accepted while another runs / put_nowait", accepted_by_an_agent, accepted_by_hand),
-        compare("an envelope to each of 100 subscribers", broadcast_by_a_bus, broadcast_by_hand),
-    ]
-    waits = sorted(asyncio.run(waits_for_acceptance()))
-    rows.append(
-        {
-            "what": "wait for acceptance while an answer streams",
-            "p50_us": round(waits[len(waits) // 2] * 1e6),
-            "p99_us": round(waits[len(waits) * 99 // 100] * 1e6),
-        }
+def rows(effort: Effort) -> Iterator[Row]:
+    """Measures it all."""
+    messages, idle, few = 2 * effort.turns, 10 * effort.turns, max(1, effort.pairs // 3)
+
+    def compared(what: str, ours: Side, floor: Side, aim: float | None, pairs: int = effort.pairs) -> Row:
+        return row("actors", what, by_turns(ours, floor, pairs), aim)
+
+    yield compared(
+        "a message accepted while another runs / put_nowait",
+        partial(accepted_by_an_agent, messages),
+        partial(accepted_by_hand, messages),
+        3,
     )
-    ours, floor = asyncio.run(idle_by_a_supervisor()), asyncio.run(idle_by_hand())
-    rows.append(
-        {
-            "what": "an idle agent of 10,000",
-            "cpu_ratio": round(ours[0] / floor[0], 2),
-            "kib": round(ours[1] / 1024, 2),
-            "floor_kib": round(floor[1] / 1024, 2),
-        }
+    yield compared(
+        "a message answered / by a task with a queue",
+        partial(answered_by_an_agent, max(1, messages // 10)),
+        partial(answered_by_hand, messages),
+        None,
     )
-    for row in rows:
-        sys.stdout.write(json.dumps(row) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    yield compared("an envelope to each of 100 / to 100 queues", delivered_by_a_bus, delivered_by_hand, 2)
+    yield compared(
+        "an idle agent made / a task with a queue",
+        partial(idle_by_a_supervisor, idle),
+        partial(idle_by_hand, idle),
+        2,
+        few,
+    )
+    floor = partial(idle_by_hand, idle, held=True)
+    ours = partial(idle_by_a_supervisor, idle, held=True)
+    yield compared("the memory of an idle agent / a task with a queue", ours, floor, 1.5, 1)
+    ours = partial(idle_by_a_supervisor, effort.turns, held=True, asked=True)
+    yield compared("the same, once it has answered", ours, floor, None, 1)
+    yield compared("the memory of an agent that sleeps / a KiB", partial(asleep, idle), _a_kib, 1, 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-__all__ = ["Effort", "Row", "by_turns", "row", "seconds"]
+__all__ = ["Effort", "Row", "by_turns", "measured", "row", "seconds"]
 
 Side: TypeAlias = "Callable[[], Awaitable[float]]"
 """Does its work once, and says what it took."""
@@ -62,12 +62,13 @@ def row(topic: str, what: str, pairs: Sequence[tuple[float, float]], aim: float 
 
 
 def by_turns(ours: Side, floor: Side, pairs: int) -> list[tuple[float, float]]:
-    """What each side took, by turns, in one event loop; a first pair only warms up."""
+    """What each side took, by turns, in an event loop of their own."""
+    return asyncio.run(measured(ours, floor, pairs))
 
-    async def measured() -> list[tuple[float, float]]:
-        return [(await ours(), await floor()) for _ in range(pairs + 1)][1:]
 
-    return asyncio.run(measured())
+async def measured(ours: Side, floor: Side, pairs: int) -> list[tuple[float, float]]:
+    """What each side took, by turns; a first pair only warms up."""
+    return [(await ours(), await floor()) for _ in range(pairs + 1)][1:]
 
 
 async def seconds(work: Callable[[], Awaitable[object]], repeat: int) -> float:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["by_chunks", "by_lines"]
+__all__ = ["pieces"]
 
 
 def _messages_text(event: dict[str, Any]) -> Any:
@@ -37,21 +37,9 @@ _TEXTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-async def by_lines(client: httpx.AsyncClient, wire: str, url: str, body: bytes) -> list[str]:
-    """Streams an answer as most would: by httpx's lines."""
-    text_of, pieces = _TEXTS[wire], list[str]()
-    async with client.stream("POST", url, content=body, headers={"content-type": "application/json"}) as response:
-        async for line in response.aiter_lines():
-            if line.startswith("data: ") and line != "data: [DONE]":
-                text = text_of(json.loads(line[6:]))
-                if text:
-                    pieces.append(text)
-    return pieces
-
-
-async def by_chunks(client: httpx.AsyncClient, wire: str, url: str, body: bytes) -> list[str]:
+async def pieces(client: httpx.AsyncClient, wire: str, url: str, body: bytes) -> list[str]:
     """Streams an answer with as little work as possible: the body's bytes, split at the ends of events."""
-    text_of, pieces, rest = _TEXTS[wire], list[str](), b""
+    text_of, found, rest = _TEXTS[wire], list[str](), b""
     async with client.stream("POST", url, content=body, headers={"content-type": "application/json"}) as response:
         async for chunk in response.aiter_raw():
             *events, rest = (rest + chunk).split(b"\n\n")
@@ -60,5 +48,5 @@ async def by_chunks(client: httpx.AsyncClient, wire: str, url: str, body: bytes)
                 if data != b"[DONE]":
                     text = text_of(json.loads(data))
                     if text:
-                        pieces.append(text)
-    return pieces
+                        found.append(text)
+    return found

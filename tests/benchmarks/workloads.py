@@ -56,8 +56,8 @@ class Streaming:
     deltas: int
 
     @asynccontextmanager
-    async def prepared(self, server: str) -> AsyncIterator[dict[str, Work]]:
-        """Opens connections, and gives who does the work, by name; each gives the pieces that a user saw."""
+    async def prepared(self, server: str) -> AsyncIterator[tuple[Work, Work]]:
+        """Opens connections, and gives the work as Alloy does it, and by hand; each gives the pieces that a user saw."""
         url = address(server, pace=self.pace, deltas=self.deltas)
         provider = PROVIDERS[self.wire](url)
         body = json.dumps({"stream": True, "messages": [{"role": "user", "content": "Go on."}]}).encode()
@@ -69,11 +69,7 @@ class Streaming:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(httpx.AsyncClient(timeout=60))
             await stack.enter_async_context(provider)  # type: ignore[arg-type]  # each of these is a context manager
-            yield {
-                "alloy": by_alloy,
-                "lines": lambda: floor.by_lines(client, self.wire, url + _PATHS[self.wire], body),
-                "chunks": lambda: floor.by_chunks(client, self.wire, url + _PATHS[self.wire], body),
-            }
+            yield by_alloy, lambda: floor.pieces(client, self.wire, url + _PATHS[self.wire], body)
 
     def check(self, pieces: list[str]) -> None:
         """Raises AssertionError where the work wasn't done."""
