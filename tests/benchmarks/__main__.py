@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.compare import Row
 
-TABLE = ("loop", "long", "fresh", "memory", "http", "many", "stream", "actors")
+TABLE = ("loop", "long", "fresh", "memory", "http", "many", "stream", "actors", "peers")
 """Modules that give rows of the table."""
 ALONE = ("tools",)
 """Modules that print figures of their own: what tools leave behind, hold and cost."""
