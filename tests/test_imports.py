@@ -10,6 +10,7 @@ import pytest
 LOOP = {
     "alloy",
     "alloy._ids",
+    "alloy._memo",
     "alloy._quick",
     "alloy._secrets",
     "alloy._tasks",

@@ -77,8 +77,10 @@ class ToolBatch:
     def records(self) -> tuple[ToolCall, ...]:
         """Each call with its outcome; of those without one, that it wasn't executed or that nobody knows."""
         return tuple(
-            record or self._record(call, ToolOutput(UNKNOWN_OUTCOME if begun else NOT_EXECUTED, is_error=True))
-            for call, record, begun in zip(self.calls, self._records, self._begun, strict=True)
+            [
+                record or self._record(call, ToolOutput(UNKNOWN_OUTCOME if begun else NOT_EXECUTED, is_error=True))
+                for call, record, begun in zip(self.calls, self._records, self._begun, strict=True)
+            ]
         )
 
     @property

@@ -23,6 +23,7 @@ from alloy.providers.base import (
     ThinkingDelta,
     ToolCallDelta,
 )
+from alloy.providers.batches import Batches
 from alloy.usage import Usage
 
 if TYPE_CHECKING:
@@ -194,10 +195,10 @@ class _Answer(AbstractAsyncContextManager[Any]):
         self._answer: tuple[Sequence[Delta], Reply, Completion]
         self._at = 0
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> AsyncIterator[ProviderItem]:
         await asyncio.sleep(0)
         self._answer = self._provider.answer(self._request)
-        return self
+        return Batches(self)
 
     async def __aexit__(self, *error: object) -> None:
         self._at = -1
@@ -205,12 +206,12 @@ class _Answer(AbstractAsyncContextManager[Any]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> ProviderItem:
+    async def __anext__(self) -> Sequence[ProviderItem]:
         deltas, reply, completion = self._answer
         self._at += 1
         if 0 < self._at <= len(deltas):
             await asyncio.sleep(0)
-            return deltas[self._at - 1]
+            return (deltas[self._at - 1],)
         if self._at != len(deltas) + 1:
             raise StopAsyncIteration
         if reply.error is not None:
@@ -219,7 +220,7 @@ class _Answer(AbstractAsyncContextManager[Any]):
             await anyio.sleep_forever()
         if self._request.stream:
             await asyncio.sleep(0)
-        return completion
+        return (completion,)
 
 
 def _deltas(reply: Reply, calls: tuple[ToolUseBlock, ...]) -> Iterator[Delta]:

@@ -81,7 +81,9 @@ class Signature:
             ToolError: the arguments don't fit; one line that says how.
         """
         try:
-            named = self._validator.validate_json(to_json(arguments if type(arguments) is dict else dict(arguments)))
+            named = self._validator.validator.validate_json(
+                to_json(arguments if type(arguments) is dict else dict(arguments))
+            )
         except ValidationError as error:
             raise ToolError(f"invalid arguments: {self._complaint(error)}") from None
         except PydanticSerializationError:
