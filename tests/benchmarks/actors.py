@@ -6,6 +6,7 @@ import asyncio
 import gc
 import time
 import tracemalloc
+import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeAlias
 
@@ -92,6 +93,17 @@ async def accepted_by_hand(count: int) -> float:
     begun = time.process_time()
     for _ in range(count):
         queue.put_nowait(object())
+    return (time.process_time() - begun) / count
+
+
+async def accepted_by_hand_with_an_id(count: int) -> float:
+    queue: asyncio.Queue[str] = asyncio.Queue()
+    waiting: dict[str, tuple[str, asyncio.Future[str]]] = {}
+    begun = time.process_time()
+    for _ in range(count):
+        one = uuid.uuid4().hex
+        waiting[one] = "Well?", asyncio.get_running_loop().create_future()
+        queue.put_nowait(one)
     return (time.process_time() - begun) / count
 
 
@@ -235,6 +247,12 @@ def rows(effort: Effort) -> Iterator[Row]:
         partial(accepted_by_an_agent, messages),
         partial(accepted_by_hand, messages),
         3,
+    )
+    yield compared(
+        "the same / a UUID, a future, a dictionary, put_nowait",
+        partial(accepted_by_an_agent, messages),
+        partial(accepted_by_hand_with_an_id, messages),
+        None,
     )
     yield compared(
         "a message answered / by a task with a queue",
