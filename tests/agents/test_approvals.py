@@ -614,6 +614,13 @@ async def test_a_call_that_can_not_be_written_is_denied_execution_but_breaks_not
     assert "session_not_saved" in watcher.kinds
 
 
+async def test_a_step_that_waits_is_saved_with_the_answer_that_it_is_about(desk, store):
+    disk, _ = await killed(desk, store, calls("take", what="gold"))
+
+    step = (await disk.load("desk")).metadata[KEY]
+    assert (step["stop_reason"], step["turn"], step["turns"]) == ("tool_use", 1, 1)
+
+
 async def test_a_step_that_can_not_be_read_is_said_when_the_agent_starts(desk, store):
     disk, _ = await killed(desk, store, calls("take", what="gold"))
     session = await disk.load("desk")

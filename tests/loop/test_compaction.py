@@ -191,6 +191,19 @@ async def test_a_shorter_history_of_somebody_elses_must_end_with_the_user():
         await alloy.run("Go.", provider=Model(), messages=talk(2), middleware=[Wrong()])
 
 
+async def test_what_middleware_makes_shorter_is_not_made_shorter_once_more():
+    class Last(alloy.Middleware):
+        async def compact(self, messages, run):
+            return messages[-1:]
+
+    model, recorder = Model(), Recorder()
+    await alloy.run("Go.", provider=model, messages=talk(9), max_tokens=6_500, middleware=[Last()], on_event=recorder)
+
+    assert [one.text for one in model.others[0].messages] == ["Go."]
+    assert model.summaries == []
+    assert [one.payload["methods"] for one in recorder.named("compaction")] == [["middleware"]]
+
+
 async def test_a_writer_with_a_small_window_gets_it_in_pieces():
     class Small(Model):
         context_window = 2_000

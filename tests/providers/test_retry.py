@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import anyio
@@ -10,7 +11,7 @@ import pytest
 import alloy
 from alloy.errors import InvalidOptionError
 from alloy.providers import retry
-from alloy.providers.base import Request
+from alloy.providers.base import Completion, Request
 from alloy.providers.retry import Fallback, Retrying
 from alloy.testing import Recorder, Reply, Scripted, check_envelopes, sweep
 
@@ -55,6 +56,33 @@ async def test_what_stays_is_not_asked_again(kind, waits):
         await alloy.run("Hi.", provider=script)
 
     assert len(script.requests) == 1
+
+
+async def test_an_attempt_that_failed_is_left_before_the_next_one_is_begun(waits):
+    log: list[str] = []
+
+    class Logged:
+        name = model = "logged"
+
+        @contextlib.asynccontextmanager
+        async def stream(self, request):
+            log.append("begun")
+            try:
+                yield self._items()
+            except alloy.ProviderError:
+                log.append("failed")
+                raise
+            finally:
+                log.append("left")
+
+        async def _items(self):
+            if log.count("begun") < 3:
+                raise failure()
+            yield Completion(message=alloy.Message("assistant", (alloy.TextBlock("Fine."),)), stop_reason="end_turn")
+
+    assert (await alloy.run("Hi.", provider=Logged())).text == "Fine."
+    assert log == ["begun", "failed", "left"] * 2 + ["begun", "left"]
+    assert len(waits) == 2
 
 
 async def test_after_max_retries_the_last_error_is_raised(waits):

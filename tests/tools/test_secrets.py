@@ -13,6 +13,7 @@ import anyio.lowlevel
 import pytest
 
 import alloy
+from alloy import _secrets
 from alloy._secrets import Secret, keys_in_use, looks_secret, without_keys
 from alloy.providers import Anthropic, ChatCompletions, Scripted
 from alloy.sessions import FileStore, Session
@@ -142,9 +143,11 @@ async def test_a_command_sees_none_of_it(user, monkeypatch):
 def test_a_key_is_in_use_as_long_as_somebody_holds_it():
     secret = Secret("some-key-number-1")
     assert "some-key-number-1" in keys_in_use()
+    held = len(_secrets._in_use)
     del secret
     gc.collect()
     assert "some-key-number-1" not in keys_in_use()
+    assert len(_secrets._in_use) < held
 
 
 def test_placeholders_are_no_keys_and_words_are_not_taken_out_of_texts():
